@@ -1,0 +1,1 @@
+"""The tracker: NumPy, torch and sam2, no ROS."""

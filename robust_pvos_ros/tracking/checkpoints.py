@@ -1,0 +1,144 @@
+"""Networks by name, and their weights from local files.
+
+``compact`` ships with the package as safetensors; the official SAM 2.1 models load from the checkpoint files that Meta
+publishes (``{'model': state_dict}`` pickles, read with ``weights_only=True``).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from importlib import resources
+from pathlib import Path
+
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from robust_pvos_ros.tracking.types import ModelError
+
+COMPACT_FORMAT = 'robust_pvos_compact'
+OFFICIAL_CONFIGS = {
+    'sam2.1_tiny': 'configs/sam2.1/sam2.1_hiera_t.yaml',
+    'sam2.1_small': 'configs/sam2.1/sam2.1_hiera_s.yaml',
+    'sam2.1_base_plus': 'configs/sam2.1/sam2.1_hiera_b+.yaml',
+    'sam2.1_large': 'configs/sam2.1/sam2.1_hiera_l.yaml',
+}
+MODEL_NAMES = ('compact', *OFFICIAL_CONFIGS)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` -> CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: if the device does not exist here.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+    if device.type not in ('cpu', 'cuda'):
+        raise ModelError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    if device.type == 'cuda' and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ModelError(f'device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices')
+    return device
+
+
+def shipped_weights() -> Path:
+    """Path of the compact model's weights inside the package."""
+    return Path(str(resources.files('robust_pvos_ros.tracking') / 'weights' / 'compact.safetensors'))
+
+
+def build_sam(model: str, checkpoint: str = '') -> SAM2Base:
+    """A network in evaluation mode on the CPU with the weights of ``checkpoint``.
+
+    Args:
+        model: one of ``MODEL_NAMES``.
+        checkpoint: weights file; empty takes the shipped one (``compact`` only).
+
+    Raises:
+        ModelError: if the name is unknown or the file is missing, unreadable or of another model.
+    """
+    if model == 'compact':
+        return _load_compact(Path(checkpoint) if checkpoint else shipped_weights())
+    if model not in OFFICIAL_CONFIGS:
+        raise ModelError(f'model must be one of {", ".join(MODEL_NAMES)}, got {model!r}')
+    if not checkpoint:
+        raise ModelError(f'model {model!r} needs the parameter checkpoint: the path of the official {model} .pt file')
+    return _load_official(model, Path(checkpoint))
+
+
+def build_official(model: str) -> SAM2Base:
+    """An official SAM 2.1 network with random weights, with the settings of ``build_sam2_video_predictor``."""
+    from sam2.build_sam import build_sam2
+
+    overrides = ['++model.binarize_mask_from_pts_for_mem_enc=true']
+    return build_sam2(OFFICIAL_CONFIGS[model], device='cpu', hydra_overrides_extra=overrides)
+
+
+def read_compact(path: Path) -> tuple[CompactConfig, dict[str, Tensor]]:
+    """Architecture and float32 weights of a compact model's file.
+
+    Raises:
+        ModelError: if the file is missing, damaged or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f'weights file {path} does not exist')
+    try:
+        with safe_open(str(path), framework='pt') as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f'weights file {path} is damaged or not a safetensors file: {error}') from error
+    if metadata.get('format') != COMPACT_FORMAT:
+        raise ModelError(f'{path} is not a compact model: its metadata must say format={COMPACT_FORMAT}')
+    try:
+        fields = json.loads(metadata['config'])
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return CompactConfig(**fields), tensors
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f'weights file {path} has an unreadable configuration: {error}') from error
+
+
+def _load_compact(path: Path) -> SAM2Base:
+    config, tensors = read_compact(path)
+    sam = build_compact(config)
+    _load_state(sam, tensors, path, 'compact')
+    return sam
+
+
+def _load_official(model: str, path: Path) -> SAM2Base:
+    if not path.is_file():
+        raise ModelError(f'checkpoint {path} does not exist')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f'checkpoint {path} is damaged, or holds more than tensors and is refused: '
+            f'expected an official SAM 2.1 .pt file'
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f'checkpoint {path} is truncated or damaged: {error}') from error
+    state = content.get('model') if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"checkpoint {path} lacks the key 'model' with a state dict: expected an official .pt file")
+    sam = build_official(model)
+    _load_state(sam, state, path, model)
+    return sam
+
+
+def _load_state(sam: SAM2Base, state: dict[str, Tensor], path: Path, model: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise ModelError(
+            f'{path} does not fit model {model!r}: {len(wrong)} of {len(expected)} tensors differ, the first is '
+            f'{wrong[0]} with shape {found.get(wrong[0], "missing")}, expected {expected.get(wrong[0], "none")}'
+        )
+    sam.load_state_dict(state)

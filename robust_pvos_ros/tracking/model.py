@@ -1,0 +1,220 @@
+"""SAM 2 in four verbs: encode, condition, decode, remember.  Stateless; memories are owned by the tracker.
+
+Every verb handles a batch of objects of one frame.  Shapes: B objects, S image size, C hidden dimension, hw = (S / 16)^2
+stride-16 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+from torch import Tensor
+
+from robust_pvos_ros.tracking.adapters import MogaAdapter
+from robust_pvos_ros.tracking.attention import CachedMemoryAttention
+from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
+from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
+from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, assemble
+from robust_pvos_ros.tracking.types import ModelConfig, ModelError
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+BOX_LABELS = (2, 3)
+
+
+class Decoded(NamedTuple):
+    """Output of the mask decoder for B objects.
+
+    Attributes:
+        logits: float32 (B, 1, S / 4, S / 4) mask logits; -1024 throughout where the object is absent.
+        score: float32 (B, 1) object score logits, positive where the object is visible.
+        iou: float32 (B,) predicted IoU of the mask.
+        pointer: (B, C) object pointers.
+    """
+
+    logits: Tensor
+    score: Tensor
+    iou: Tensor
+    pointer: Tensor
+
+
+class Sam2Model:
+    """A SAM 2 network for streaming, on one device.
+
+    Args:
+        sam: the network in evaluation mode; its weights must not change afterwards.
+        name: for messages and diagnostics.
+        adapter: MoGA layers inside ``sam``, or None.
+        precision: ``float32`` or ``bfloat16`` (autocast around each verb).
+    """
+
+    def __init__(
+        self, sam: SAM2Base, name: str, adapter: MogaAdapter | None = None, precision: str = 'float32'
+    ) -> None:
+        self.sam = sam
+        self.name = name
+        self.adapter = adapter
+        self.precision = precision
+        self.device = sam.device
+        self.image_size: int = sam.image_size
+        self.encoder: Encoder = TorchEncoder(sam)
+        # Manual bf16 products beat the fused kernel on a CPU and halve the work on values; elsewhere fused attention wins.
+        fold_values = precision == 'bfloat16' and self.device.type == 'cpu'
+        self.attention = CachedMemoryAttention(sam, adapter, fold_values)
+        mean = torch.tensor(IMAGE_MEAN, device=self.device)
+        std = torch.tensor(IMAGE_STD, device=self.device)
+        self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
+        self._shift = (-mean / std).view(1, 3, 1, 1)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision == 'float32':
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @torch.inference_mode()
+    def preprocess(self, rgb: np.ndarray) -> Tensor:
+        """uint8 (H, W, 3) RGB of any size -> float32 (1, 3, S, S), squashed to a square and normalised as SAM 2 does."""
+        size = (self.image_size, self.image_size)
+        if rgb.shape[:2] != size:
+            shrinks = rgb.shape[0] > size[0] and rgb.shape[1] > size[1]
+            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device)
+        return image.permute(2, 0, 1)[None].float() * self._scale + self._shift
+
+    @torch.inference_mode()
+    def encode(self, rgb: np.ndarray) -> EncoderOutput:
+        """Feature maps of a camera image, uint8 (H, W, 3)."""
+        with self._autocast():
+            return EncoderOutput(*(x.float() for x in self.encoder(self.preprocess(rgb))))
+
+    @torch.inference_mode()
+    def condition(self, frame: EncoderOutput, memories: Sequence[ObjectMemory], frame_index: int) -> Tensor:
+        """Stride-16 features (B, C, S / 16, S / 16) fused with each object's memory.
+
+        Args:
+            frame: of the current image.
+            memories: of B objects with equal ``group_key``.
+            frame_index: of the current image.
+        """
+        with self._autocast():
+            batch = assemble(memories, frame_index, self.attention)
+            tokens = frame.stride16.flatten(2).transpose(1, 2)
+            fused = self.attention(tokens, batch).float()
+        return fused.transpose(1, 2).unflatten(2, frame.stride16.shape[-2:]).contiguous()
+
+    @torch.inference_mode()
+    def unconditioned(self, frame: EncoderOutput) -> Tensor:
+        """Stride-16 features (1, C, S / 16, S / 16) for an object without memory (``directly_add_no_mem_embed``)."""
+        return frame.stride16 + self.sam.no_mem_embed.view(1, -1, 1, 1)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        frame: EncoderOutput,
+        fused: Tensor,
+        points: tuple[Tensor, Tensor] | None = None,
+        previous_logits: Tensor | None = None,
+        first: bool = False,
+    ) -> Decoded:
+        """Masks of B objects: ``SAM2Base._forward_sam_heads``.
+
+        Args:
+            frame: of the current image.
+            fused: (B, C, S / 16, S / 16) from :meth:`condition` or :meth:`unconditioned`.
+            points: coordinates float32 (B, P, 2) in pixels of the S x S image and labels int32 (B, P): 1 foreground,
+                0 background, 2 and 3 box corners.
+            previous_logits: (B, 1, S / 4, S / 4) of an earlier round on the same frame.
+            first: the object has no memory yet (``is_init_cond_frame``).
+        """
+        inputs = None if points is None else {'point_coords': points[0], 'point_labels': points[1]}
+        with self._autocast():
+            _, _, ious, logits, _, pointer, score = self.sam._forward_sam_heads(
+                backbone_features=fused,
+                point_inputs=inputs,
+                mask_inputs=previous_logits,
+                high_res_features=[frame.stride4, frame.stride8],
+                multimask_output=self.sam._use_multimask(first, inputs),
+            )
+        return Decoded(logits.float(), score.float(), ious.float().amax(-1), pointer.float())
+
+    @torch.inference_mode()
+    def decode_mask(self, frame: EncoderOutput, mask: Tensor) -> Decoded:
+        """A mask prompt taken as the output: ``SAM2Base._use_mask_as_output``.
+
+        Args:
+            frame: of the current image.
+            mask: float32 (B, 1, S, S) of 0 and 1.
+        """
+        features = frame.stride16.expand(len(mask), -1, -1, -1)
+        with self._autocast():
+            _, _, ious, logits, _, pointer, score = self.sam._use_mask_as_output(
+                features, [frame.stride4, frame.stride8], mask
+            )
+        return Decoded(logits.float(), score.float(), ious.float().amax(-1), pointer.float())
+
+    @torch.inference_mode()
+    def remember(
+        self, frame: EncoderOutput, decoded: Decoded, frame_index: int, prompted: bool = False
+    ) -> list[MemoryFrame]:
+        """One memory for each of B objects: ``SAM2Base._encode_new_memory``, projected for the attention.
+
+        Args:
+            frame: of the current image.
+            decoded: its masks.
+            frame_index: of the current image.
+            prompted: the masks come from prompts and are binarised where the model asks for it.
+        """
+        sam = self.sam
+        high_res = F.interpolate(decoded.logits, size=(self.image_size, self.image_size), mode='bilinear')
+        with self._autocast():
+            memory, _ = sam._encode_new_memory(
+                current_vision_feats=[frame.stride16.flatten(2).permute(2, 0, 1)],
+                feat_sizes=[tuple(frame.stride16.shape[-2:])],
+                pred_masks_high_res=high_res,
+                object_score_logits=decoded.score,
+                is_mask_from_pts=prompted,
+            )
+            # The official predictor stores memories in bfloat16; the rounding is part of the result.
+            memory = memory.flatten(2).transpose(1, 2).to(torch.bfloat16).float()
+            keys, values = self.attention.project(memory)
+        return [
+            MemoryFrame(frame_index, *parts)
+            for parts in zip(keys.unbind(), values.unbind(), decoded.pointer.unbind(), strict=True)
+        ]
+
+    def absent_logits(self) -> Tensor:
+        """float32 (1, 1, S / 4, S / 4) logits of an object that was never seen."""
+        side = self.image_size // 4
+        return torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.device)
+
+
+def load_model(config: ModelConfig) -> Sam2Model:
+    """Build a model, load its weights and its adapter, and move it to its device.
+
+    Raises:
+        ModelError: if a name, file, device or precision is wrong; the message says what would be right.
+    """
+    from robust_pvos_ros.tracking.adapters import load_adapter
+
+    device = resolve_device(config.device)
+    precisions = ('auto', 'float32', 'bfloat16')
+    if config.precision not in precisions:
+        raise ModelError(f'precision must be one of {precisions}, got {config.precision!r}')
+    precision = config.precision
+    if precision == 'auto':
+        precision = 'bfloat16' if device.type == 'cuda' else 'float32'
+    if config.threads < 0:
+        raise ModelError(f'threads must be 0 (automatic) or positive, got {config.threads}')
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    sam = build_sam(config.model, config.checkpoint)
+    adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
+    sam = sam.to(device).eval().requires_grad_(False)
+    return Sam2Model(sam, config.model, adapter, precision)

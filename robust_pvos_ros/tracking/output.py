@@ -1,0 +1,84 @@
+"""From low-resolution mask logits to masks, label image and measurements at the camera's resolution."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class MaskMeasure(NamedTuple):
+    """Half-open box (x0, y0, x1, y1), centroid (x, y) and area of a mask, in pixels; all 0 where it is empty."""
+
+    box: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+    area: int
+
+
+EMPTY = MaskMeasure((0, 0, 0, 0), (0.0, 0.0), 0)
+
+
+@lru_cache(maxsize=16)
+def _bilinear_matrix(source: int, target: int) -> np.ndarray:
+    """float32 (target, source): ``F.interpolate(mode='bilinear', align_corners=False)`` along one axis."""
+    position = np.maximum((np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5, 0)
+    low = np.minimum(position.astype(np.int64), source - 1)
+    weight = position - low
+    matrix = np.zeros((target, source), np.float64)
+    rows = np.arange(target)
+    matrix[rows, low] += 1 - weight
+    matrix[rows, np.minimum(low + 1, source - 1)] += weight
+    return matrix.astype(np.float32)
+
+
+def _reach(positive: np.ndarray, target: int) -> slice:
+    """Pixels of the target axis that an interpolation can turn positive, given which source cells are."""
+    cells = np.flatnonzero(positive)
+    scale = target / len(positive)
+    return slice(max(0, int((cells[0] - 0.5) * scale)), min(target, int(np.ceil((cells[-1] + 1.5) * scale))))
+
+
+def render_masks(logits: np.ndarray, ids: list[int], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Upsample logits bilinearly, as ``SAM2VideoPredictor`` does, and cut them at zero.
+
+    Interpolated values are convex combinations, so only pixels next to positive cells are computed.
+
+    Args:
+        logits: float32 (N, h, w).
+        ids: the N object IDs.
+        height, width: of the camera image.
+
+    Returns:
+        masks bool (N, H, W), and the label image uint16 (H, W) in which the highest logit wins.
+    """
+    masks = np.zeros((len(logits), height, width), bool)
+    labels = np.zeros((height, width), np.uint16)
+    best: np.ndarray | None = None
+    for mask, object_logits, object_id in zip(masks, logits, ids, strict=True):
+        positive = object_logits > 0
+        if not positive.any():
+            continue
+        rows = _reach(positive.any(1), height)
+        columns = _reach(positive.any(0), width)
+        across = _bilinear_matrix(logits.shape[1], height)[rows] @ object_logits
+        value = across @ _bilinear_matrix(logits.shape[2], width)[columns].T
+        if best is None:
+            best = np.zeros((height, width), np.float32)
+        np.greater(value, 0, out=mask[rows, columns])
+        region = best[rows, columns]
+        wins = value > region
+        np.copyto(region, value, where=wins)
+        np.copyto(labels[rows, columns], object_id, where=wins, casting='unsafe')
+    return masks, labels
+
+
+def measure(mask: np.ndarray) -> MaskMeasure:
+    """Box, centroid and area of a bool (H, W) mask."""
+    moments = cv2.moments(mask.view(np.uint8), binaryImage=True)
+    area = int(moments['m00'])
+    if area == 0:
+        return EMPTY
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return MaskMeasure((x, y, x + width, y + height), (moments['m10'] / area, moments['m01'] / area), area)

@@ -1,0 +1,369 @@
+"""Streaming tracker of many prompted objects: one verb a frame, bounded memory, objects batched."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
+from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
+from robust_pvos_ros.tracking.output import measure, render_masks
+from robust_pvos_ros.tracking.types import (
+    MAX_LABEL_LENGTH,
+    MAX_POINTS,
+    FrameError,
+    FrameResult,
+    ObjectState,
+    Prompt,
+    PromptError,
+    TrackedObject,
+    TrackerConfig,
+)
+
+MEMORY_POLICIES = ('stock', 'selective')
+LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
+
+
+@dataclass
+class _Object:
+    """One row of the object table.
+
+    Invariant: ``decoded`` (batch 1) belongs to the newest frame, and ``memory`` holds that frame if it was to be remembered.
+    """
+
+    object_id: int
+    label: str
+    memory: ObjectMemory
+    decoded: Decoded
+    first_frame: int
+    prompt_frame: int
+    points: Tensor
+    point_labels: Tensor
+    last_seen_frame: int
+
+
+@dataclass(frozen=True)
+class _Frame:
+    stamp: int
+    index: int
+    height: int
+    width: int
+    features: EncoderOutput
+
+
+class VideoTracker:
+    """Tracks prompted objects through a stream of frames of one camera.
+
+    IDs come from ``ids`` in ascending order and are never reused; several trackers that share the iterator give IDs that are
+    unique among them.  Not thread-safe: all calls belong on one thread.
+
+    Args:
+        model: the network, which several trackers may share.
+        config: limits and policies.
+        ids: source of fresh object IDs, counting from 1 by default.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+
+    def __init__(
+        self, model: Sam2Model, config: TrackerConfig | None = None, ids: Iterator[int] | None = None
+    ) -> None:
+        self.model = model
+        self.config = config or TrackerConfig()
+        if self.config.memory_policy not in MEMORY_POLICIES:
+            raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.config.memory_policy!r}')
+        if self.config.max_objects < 1 or self.config.max_conditioning_frames < 1 or self.config.lost_after < 1:
+            raise ValueError('max_objects, max_conditioning_frames and lost_after must be at least 1')
+        self._ids = itertools.count(1) if ids is None else ids
+        self._table: dict[int, _Object] = {}
+        self._frame: _Frame | None = None
+        self.last_result: FrameResult | None = None
+        self.timings: dict[str, float] = {}
+
+    # ---------------------------------------------------------------------------------------------- the streaming verbs
+
+    def step(self, rgb: np.ndarray, stamp: int, prompts: Sequence[Prompt] = ()) -> FrameResult:
+        """Process the next frame: encode once; for each group of objects condition, decode, remember; apply prompts.
+
+        Without prompts every object of the table is tracked into the frame.  A prompt for a new object makes it appear on
+        this frame and be tracked from the next one; a prompt for a tracked object corrects its mask on this frame.
+
+        Args:
+            rgb: uint8 (H, W, 3); the size may change from frame to frame.
+            stamp: nanoseconds, copied to the result.
+            prompts: in pixels of this frame.
+
+        Raises:
+            FrameError: if the image is malformed.
+            PromptError: if a prompt cannot be applied.  In both cases nothing has changed.
+        """
+        _check_image(rgb)
+        height, width = rgb.shape[:2]
+        self._check_prompts(prompts, height, width)
+        self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
+        with self._timed('encode'):
+            features = self.model.encode(rgb)
+        index = 0 if self._frame is None else self._frame.index + 1
+        frame = _Frame(stamp, index, height, width, features)
+        tracked = self._track(frame)
+        self._frame = frame
+        for entry, decoded, memory in tracked:
+            self._commit(entry, decoded, memory)
+        return self._finish(self._apply(prompts))
+
+    def apply(self, prompts: Sequence[Prompt]) -> FrameResult:
+        """Apply prompts to the newest processed frame, from its cached features.
+
+        Raises:
+            PromptError: if there is no frame yet or a prompt cannot be applied; nothing has changed.
+        """
+        if self._frame is None:
+            raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
+        self._check_prompts(prompts, self._frame.height, self._frame.width)
+        self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
+        return self._finish(self._apply(prompts))
+
+    # ------------------------------------------------------------------------------------------------ the object table
+
+    def remove(self, object_id: int) -> None:
+        """Forget one object.  Raises ``PromptError`` for an unknown ID."""
+        self._lookup(object_id)
+        del self._table[object_id]
+        self._refresh()
+
+    def set_label(self, object_id: int, label: str) -> None:
+        """Change one object's label.  Raises ``PromptError`` for an unknown ID or too long a label."""
+        entry = self._lookup(object_id)
+        if len(label) > MAX_LABEL_LENGTH:
+            raise PromptError(f'label must have at most {MAX_LABEL_LENGTH} characters, got {len(label)}')
+        entry.label = label
+        self._refresh()
+
+    def reset(self) -> int:
+        """Forget every object and return how many there were; IDs go on counting, the newest frame can be prompted."""
+        removed = len(self._table)
+        self._table.clear()
+        self._refresh()
+        return removed
+
+    @property
+    def objects(self) -> tuple[TrackedObject, ...]:
+        """Every object as of the newest frame, in ascending ID."""
+        return self.last_result.objects if self.last_result is not None else ()
+
+    def memory_bytes(self) -> int:
+        """Bytes held by the memories of all objects."""
+        return sum(entry.memory.nbytes() for entry in self._table.values())
+
+    # ----------------------------------------------------------------------------------------------------------- inside
+
+    def _track(self, frame: _Frame) -> list[tuple[_Object, Decoded, MemoryFrame]]:
+        entries = list(self._table.values())
+        tracked = []
+        for group in group_by_key([entry.memory for entry in entries], frame.index):
+            members = [entries[position] for position in group]
+            with self._timed('condition'):
+                fused = self.model.condition(frame.features, [m.memory for m in members], frame.index)
+            with self._timed('decode'):
+                decoded = self.model.decode(frame.features, fused)
+            with self._timed('remember'):
+                memories = self.model.remember(frame.features, decoded, frame.index)
+            parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
+            tracked += list(zip(members, parts, memories, strict=True))
+        return tracked
+
+    def _commit(self, entry: _Object, decoded: Decoded, memory: MemoryFrame) -> None:
+        entry.decoded = decoded
+        if self.config.memory_policy == 'stock' or bool(decoded.score > 0):
+            entry.memory.remember(memory)
+
+    def _apply(self, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+        prompted = []
+        with self._timed('prompt'):
+            for prompt in prompts:
+                if prompt.object_id == 0:
+                    entry = self._new_object(prompt.label)
+                else:
+                    entry = self._table[prompt.object_id]
+                self._prompt(entry, prompt)
+                entry.label = prompt.label or entry.label
+                self._table[entry.object_id] = entry
+                prompted.append(entry.object_id)
+        return tuple(prompted)
+
+    def _new_object(self, label: str) -> _Object:
+        frame = self._current()
+        sam = self.model.sam
+        memory = ObjectMemory(
+            sam.num_maskmem,
+            sam.max_obj_ptrs_in_encoder,
+            self.config.max_conditioning_frames,
+            by_rank=self.config.memory_policy == 'selective',
+        )
+        absent = self.model.absent_logits()
+        zero = absent.new_zeros
+        return _Object(
+            object_id=next(self._ids),
+            label=label,
+            memory=memory,
+            decoded=Decoded(absent, zero(1, 1), zero(1), zero(1, sam.hidden_dim)),
+            first_frame=frame.index,
+            prompt_frame=-1,
+            points=zero(1, 0, 2),
+            point_labels=zero(1, 0, dtype=torch.int32),
+            last_seen_frame=frame.index,
+        )
+
+    def _prompt(self, entry: _Object, prompt: Prompt) -> None:
+        """One object's mask on the newest frame from a prompt; its memory becomes a conditioning frame."""
+        frame = self._current()
+        points: Tensor | None = None
+        labels: Tensor | None = None
+        if prompt.mask is not None:
+            decoded = self.model.decode_mask(frame.features, self._model_mask(prompt.mask))
+        else:
+            points, labels = self._model_points(entry, prompt)
+            earlier = entry.memory.before(frame.index)
+            first = not earlier.conditioning
+            if first:
+                fused = self.model.unconditioned(frame.features)
+            else:
+                fused = self.model.condition(frame.features, [earlier], frame.index)
+            known = entry.prompt_frame == frame.index or not first
+            previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
+            decoded = self.model.decode(frame.features, fused, (points, labels), previous, first)
+        memory = self.model.remember(frame.features, decoded, frame.index, prompted=True)[0]
+        entry.decoded = decoded
+        entry.memory.remember_prompt(memory, clear_recent=self.config.clear_memory_on_refine)
+        entry.prompt_frame = frame.index
+        entry.points = points if points is not None else entry.points[:, :0]
+        entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
+
+    def _model_points(self, entry: _Object, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """Points and box in pixels of the square model image; clicks on the same frame add up until a box starts anew."""
+        frame = self._current()
+        coordinates, labels = prompt.points, prompt.point_labels
+        if prompt.box is not None:
+            coordinates = np.concatenate([prompt.box.reshape(2, 2), coordinates])
+            labels = np.concatenate([np.array(BOX_LABELS, np.int32), labels])
+        scale = np.array([self.model.image_size / frame.width, self.model.image_size / frame.height], np.float32)
+        points = torch.from_numpy(coordinates * scale)[None].to(self.model.device)
+        point_labels = torch.from_numpy(labels)[None].to(self.model.device)
+        if prompt.box is None and entry.prompt_frame == frame.index:
+            points = torch.cat([entry.points, points], dim=1)
+            point_labels = torch.cat([entry.point_labels, point_labels], dim=1)
+        return points[:, -MAX_POINTS:], point_labels[:, -MAX_POINTS:]
+
+    def _model_mask(self, mask: np.ndarray) -> Tensor:
+        """bool (H, W) -> float32 (1, 1, S, S) of 0 and 1, as ``SAM2VideoPredictor.add_new_mask``."""
+        size = (self.model.image_size, self.model.image_size)
+        full = torch.from_numpy(np.ascontiguousarray(mask)).to(self.model.device).float()[None, None]
+        if mask.shape == size:
+            return full
+        small = F.interpolate(full, size=size, mode='bilinear', align_corners=False, antialias=True) >= 0.5
+        if not bool(small.any()):
+            # An object thinner than a model pixel would vanish; its densest pixel stands for it.
+            small = F.adaptive_max_pool2d(full, size) > 0
+        return small.float()
+
+    def _finish(self, prompted: tuple[int, ...]) -> FrameResult:
+        with self._timed('output'):
+            result = self._build_result(prompted)
+        self.last_result = result
+        return result
+
+    def _refresh(self) -> None:
+        if self._frame is not None:
+            self.last_result = self._build_result(())
+
+    def _build_result(self, prompted: tuple[int, ...]) -> FrameResult:
+        frame = self._current()
+        entries = [self._table[object_id] for object_id in sorted(self._table)]
+        side = self.model.image_size // 4
+        logits = np.zeros((0, side, side), np.float32)
+        scores = ious = np.zeros(0, np.float32)
+        if entries:
+            logits = torch.cat([entry.decoded.logits[:, 0] for entry in entries]).cpu().numpy()
+            scores = torch.cat([entry.decoded.score[:, 0] for entry in entries]).sigmoid().cpu().numpy()
+            ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
+        masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
+        objects = tuple(
+            self._describe(entry, mask, float(score), float(iou))
+            for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
+        )
+        return FrameResult(
+            frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted
+        )
+
+    def _describe(self, entry: _Object, mask: np.ndarray, score: float, iou: float) -> TrackedObject:
+        frame = self._current()
+        found = measure(mask)
+        if found.area:
+            entry.last_seen_frame = frame.index
+        unseen = frame.index - entry.last_seen_frame
+        state = ObjectState.TRACKING
+        if not found.area:
+            state = ObjectState.LOST if unseen >= self.config.lost_after else ObjectState.OCCLUDED
+        return TrackedObject(
+            object_id=entry.object_id,
+            label=entry.label,
+            state=state,
+            object_score=score,
+            predicted_iou=min(max(iou, 0.0), 1.0),
+            box=found.box,
+            centroid=found.centroid,
+            area_px=found.area,
+            frames_since_seen=unseen,
+            mask_stamp=frame.stamp,
+        )
+
+    def _check_prompts(self, prompts: Sequence[Prompt], height: int, width: int) -> None:
+        fresh = 0
+        for prompt in prompts:
+            if prompt.object_id:
+                self._lookup(prompt.object_id)
+            else:
+                fresh += 1
+            prompt.check_against(height, width)
+        if len(self._table) + fresh > self.config.max_objects:
+            raise PromptError(
+                f'the object table is full: it holds {len(self._table)} of at most {self.config.max_objects} objects; '
+                f'remove one first or raise max_objects'
+            )
+
+    def _lookup(self, object_id: int) -> _Object:
+        if object_id not in self._table:
+            known = ', '.join(str(known_id) for known_id in sorted(self._table)) or 'none'
+            raise PromptError(f'there is no object {object_id}; tracked IDs: {known}')
+        return self._table[object_id]
+
+    def _current(self) -> _Frame:
+        if self._frame is None:
+            raise RuntimeError('no frame has been processed yet')
+        return self._frame
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.model.device.type == 'cuda':
+            torch.cuda.synchronize(self.model.device)
+        self.timings[stage] += (time.perf_counter() - start) * 1e3
+
+
+def _check_image(rgb: np.ndarray) -> None:
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        got = f'{rgb.dtype} {rgb.shape}' if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise FrameError(f'an image must be a uint8 array of shape (H, W, 3), got {got}')
+    if 0 in rgb.shape:
+        raise FrameError(f'an image must have at least one pixel, got {rgb.shape[1]}x{rgb.shape[0]}')
