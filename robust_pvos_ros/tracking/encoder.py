@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
@@ -31,14 +32,44 @@ class Encoder(Protocol):
 
 
 class TorchEncoder:
-    """The image encoder of ``SAM2Base`` run by torch."""
+    """The image encoder of ``SAM2Base`` run by torch.
+
+    Same result as ``SAM2Base.forward_image``; what does not depend on the image (the interpolated position embedding of the
+    trunk, the position encodings of the neck) is computed once or not at all.  The weights must not change afterwards.
+    """
 
     name = 'torch'
 
     def __init__(self, sam: SAM2Base) -> None:
-        self._sam = sam
+        self._trunk = sam.image_encoder.trunk
+        self._neck = sam.image_encoder.neck
+        self._levels = len(self._neck.convs) - sam.image_encoder.scalp
+        self._skips = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
+        side = sam.image_size // 4
+        with torch.inference_mode():
+            self._position = self._trunk._get_pos_embed((side, side)).clone()
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> EncoderOutput:
-        """See :class:`Encoder`; ``SAM2Base.forward_image`` without its constant position encodings."""
-        return EncoderOutput(*self._sam.forward_image(image)['backbone_fpn'])
+        """See :class:`Encoder`; ``Hiera.forward`` and ``FpnNeck.forward``."""
+        x = self._trunk.patch_embed(image) + self._position
+        stages = []
+        for index, block in enumerate(self._trunk.blocks):
+            x = block(x)
+            if index in self._trunk.stage_ends:
+                stages.append(x.permute(0, 3, 1, 2))
+        stride4, stride8, stride16 = self._pyramid(stages)[: self._levels]
+        return EncoderOutput(self._skips[0](stride4), self._skips[1](stride8), stride16)
+
+    def _pyramid(self, stages: list[Tensor]) -> list[Tensor]:
+        neck = self._neck
+        last = len(neck.convs) - 1
+        maps: list[Tensor] = []
+        above: Tensor | None = None
+        for level in range(last, -1, -1):
+            lateral = neck.convs[last - level](stages[level])
+            if level in neck.fpn_top_down_levels and above is not None:
+                lateral = lateral + F.interpolate(above.float(), scale_factor=2.0, mode='nearest')
+            above = lateral
+            maps.insert(0, lateral)
+        return maps

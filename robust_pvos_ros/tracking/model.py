@@ -68,6 +68,10 @@ class Sam2Model:
         # Manual bf16 products beat the fused kernel on a CPU and halve the work on values; elsewhere fused attention wins.
         fold_values = precision == 'bfloat16' and self.device.type == 'cpu'
         self.attention = CachedMemoryAttention(sam, adapter, fold_values)
+        with torch.inference_mode():
+            nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
+            self._no_points, self._no_mask = sam.sam_prompt_encoder(points=nowhere, boxes=None, masks=None)
+            self._image_position = sam.sam_prompt_encoder.get_dense_pe()
         mean = torch.tensor(IMAGE_MEAN, device=self.device)
         std = torch.tensor(IMAGE_STD, device=self.device)
         self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
@@ -143,6 +147,33 @@ class Sam2Model:
                 multimask_output=self.sam._use_multimask(first, inputs),
             )
         return Decoded(logits.float(), score.float(), ious.float().amax(-1), pointer.float())
+
+    @torch.inference_mode()
+    def track(self, frame: EncoderOutput, fused: Tensor) -> Decoded:
+        """Masks of B unprompted objects: :meth:`decode` without a prompt, whose embeddings are constants of the model.
+
+        Args:
+            frame: of the current image.
+            fused: (B, C, S / 16, S / 16) from :meth:`condition`.
+        """
+        sam, batch = self.sam, len(fused)
+        multimask = sam._use_multimask(False, None)
+        with self._autocast():
+            logits, ious, tokens, score = sam.sam_mask_decoder(
+                image_embeddings=fused,
+                image_pe=self._image_position,
+                sparse_prompt_embeddings=self._no_points.expand(batch, -1, -1),
+                dense_prompt_embeddings=self._no_mask,
+                multimask_output=multimask,
+                repeat_image=False,
+                high_res_features=[frame.stride4, frame.stride8],
+            )
+            rows, best = torch.arange(batch, device=self.device), ious.argmax(-1)
+            visible = score > 0
+            logits = torch.where(visible[:, None, None], logits[rows, best][:, None].float(), NO_OBJ_SCORE)
+            pointer = sam.obj_ptr_proj(tokens[rows, best if tokens.shape[1] > 1 else 0])
+            pointer = torch.where(visible, pointer, sam.no_obj_ptr)
+        return Decoded(logits, score.float(), ious[rows, best].float(), pointer.float())
 
     @torch.inference_mode()
     def decode_mask(self, frame: EncoderOutput, mask: Tensor) -> Decoded:

@@ -175,7 +175,7 @@ class VideoTracker:
             with self._timed('condition'):
                 fused = self.model.condition(frame.features, [m.memory for m in members], frame.index)
             with self._timed('decode'):
-                decoded = self.model.decode(frame.features, fused)
+                decoded = self.model.track(frame.features, fused)
             with self._timed('remember'):
                 memories = self.model.remember(frame.features, decoded, frame.index)
             parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))

@@ -1,0 +1,156 @@
+"""The streaming tracker gives the masks of the official ``SAM2VideoPredictor``, which sees the whole video at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.official import build_predictor
+from robust_pvos_ros.tracking.checkpoints import build_sam, read_compact, shipped_weights
+from robust_pvos_ros.tracking.model import Sam2Model
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import FrameResult, Prompt, TrackerConfig
+
+FRAMES = 64
+SIZE = 256
+DISC, BOARD, EGG = 1, 2, 3
+
+
+class Event(NamedTuple):
+    frame: int
+    object_id: int
+    prompt: Prompt
+
+
+class Oracle(NamedTuple):
+    """What the official predictor says of one object on one frame: logits (S / 4, S / 4) and object score logit."""
+
+    logits: np.ndarray
+    score: float
+
+
+def render_clip(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Three objects over a textured ground, as JPEG files and as the RGB arrays read back; the egg's mask at frame 19."""
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(60, 190, (20, 24, 3), dtype=np.uint8), (384, 320), interpolation=cv2.INTER_CUBIC)
+    frames, egg = [], np.zeros((SIZE, SIZE), np.uint8)
+    for i in range(FRAMES):
+        frame = ground[20 + i // 4 :, i:][:SIZE, :SIZE].copy()
+        cv2.circle(frame, (60 + 2 * i, 80), 28, (230, 30, 30), -1, cv2.LINE_AA)
+        cv2.circle(frame, (60 + 2 * i, 80), 12, (250, 220, 40), -1, cv2.LINE_AA)
+        cv2.rectangle(frame, (160 - i, 150), (215 - i, 205), (30, 200, 40), -1, cv2.LINE_AA)
+        cv2.ellipse(frame, (110, 230 - i), (36, 22), 2.0 * i, 0, 360, (40, 60, 240), -1, cv2.LINE_AA)
+        if i == 19:
+            cv2.ellipse(egg, (110, 230 - i), (36, 22), 2.0 * i, 0, 360, 1, -1)
+        path = str(folder / f'{i:05d}.jpg')
+        cv2.imwrite(path, frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        frames.append(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB))
+    return frames, egg.astype(bool)
+
+
+def schedule(egg: np.ndarray) -> list[Event]:
+    """A point, a box and a mask on different frames, and a correction of the first object by two clicks."""
+    correction = Prompt(object_id=DISC, points=[[60 + 2 * 40, 80], [200, 220]], point_labels=[1, 0])
+    return [
+        Event(0, DISC, Prompt(points=[[66, 84]], point_labels=[1])),
+        Event(7, BOARD, Prompt(box=[152, 149, 209, 206])),
+        Event(19, EGG, Prompt(mask=egg)),
+        Event(40, DISC, correction),
+    ]
+
+
+def run_oracle(predictor, folder: Path, events: list[Event], images: torch.Tensor) -> list[dict[int, Oracle]]:
+    """Play the events to the official predictor; a correction is made on a frame that has been tracked already."""
+    with mock.patch('sam2.utils.misc.tqdm', lambda frames, **_: frames):
+        state = predictor.init_state(str(folder))
+    torch.testing.assert_close(torch.stack(list(state['images'])), images, rtol=0, atol=2 / 255 / 0.22)
+    state['images'] = images  # the same decoded pixels for both, whatever JPEG decoders do
+    state['cached_features'] = {}
+    found: list[dict[int, Oracle]] = [{} for _ in range(FRAMES)]
+    seen: set[int] = set()
+    for event, following in zip(events, [*events[1:], None], strict=True):
+        _prompt_oracle(predictor, state, event)
+        seen.add(event.object_id)
+        last = FRAMES - 1
+        if following is not None:
+            last = following.frame - (following.object_id not in seen)
+        with mock.patch('sam2.sam2_video_predictor.tqdm', lambda frames, **_: frames):
+            for index, ids, _ in predictor.propagate_in_video(state, event.frame, last - event.frame):
+                for position, object_id in enumerate(ids):
+                    outputs = state['output_dict_per_obj'][position]
+                    output = outputs['cond_frame_outputs'].get(index) or outputs['non_cond_frame_outputs'][index]
+                    logits = output['pred_masks'][0, 0].numpy().copy()
+                    found[index][object_id] = Oracle(logits, float(output['object_score_logits']))
+    return found
+
+
+def _prompt_oracle(predictor, state: dict, event: Event) -> None:
+    prompt = event.prompt
+    if prompt.mask is not None:
+        predictor.add_new_mask(state, event.frame, event.object_id, prompt.mask)
+        return
+    points = {'points': prompt.points, 'labels': prompt.point_labels} if len(prompt.points) else {}
+    predictor.add_new_points_or_box(state, event.frame, event.object_id, box=prompt.box, **points)
+
+
+def run_stream(model: Sam2Model, frames: list[np.ndarray], events: list[Event]) -> list[FrameResult]:
+    tracker = VideoTracker(model, TrackerConfig(memory_policy='stock', clear_memory_on_refine=False))
+    prompts = {event.frame: [event.prompt] for event in events}
+    return [tracker.step(frame, index, prompts.get(index, ())) for index, frame in enumerate(frames)]
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[int, Oracle]], list[FrameResult]]:
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    folder = tmp_path_factory.mktemp('clip')
+    frames, egg = render_clip(folder)
+    events = schedule(egg)
+    model = Sam2Model(build_sam('compact'), 'compact')
+    images = torch.cat([model.preprocess(frame) for frame in frames])
+    predictor = build_predictor('compact', build_sam('compact'), read_compact(shipped_weights())[0])
+    return run_oracle(predictor, folder, events, images), run_stream(model, frames, events)
+
+
+def pairs(both) -> list[tuple[Oracle, np.ndarray, float]]:
+    oracle, stream = both
+    return [
+        (oracle[result.frame_index][tracked.object_id], result.mask_logits[row], tracked.object_score)
+        for result in stream
+        for row, tracked in enumerate(result.objects)
+    ]
+
+
+def test_the_clip_is_no_empty_exercise(both) -> None:
+    """Each object covers 0.5-60 % of the image on at least 80 % of its frames."""
+    oracle, stream = both
+    assert [len(stream[i].objects) for i in (0, 6, 7, 18, 19, FRAMES - 1)] == [1, 1, 2, 2, 3, 3]
+    for object_id in (DISC, BOARD, EGG):
+        areas = [(frame[object_id].logits > 0).mean() for frame in oracle if object_id in frame]
+        fitting = np.mean([0.005 <= area <= 0.6 for area in areas])
+        assert fitting >= 0.8, f'object {object_id}: {np.round(areas, 3)}'
+
+
+def test_mask_logits_agree(both) -> None:
+    worst = max(float(np.abs(oracle.logits - logits).max()) for oracle, logits, _ in pairs(both))
+    assert worst <= 1e-3
+
+
+def test_binary_masks_agree_at_image_resolution(both) -> None:
+    oracle, stream = both
+    for result in stream:
+        for tracked in result.objects:
+            logits = torch.from_numpy(oracle[result.frame_index][tracked.object_id].logits)[None, None]
+            full = torch.nn.functional.interpolate(logits, size=(SIZE, SIZE), mode='bilinear', align_corners=False)
+            same = (full[0, 0].numpy() > 0) == result.mask(tracked.object_id)
+            assert same.mean() >= 0.999, (result.frame_index, tracked.object_id)
+
+
+def test_object_scores_have_the_same_sign(both) -> None:
+    for oracle, _, probability in pairs(both):
+        assert (oracle.score > 0) == (probability > 0.5)
