@@ -160,7 +160,7 @@ def main() -> None:
                   flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        with open(args.out / 'tracker.csv', 'w', newline='') as file:
+        with (args.out / 'tracker.csv').open('w', newline='') as file:
             writer = csv.writer(file)
             writer.writerow(['objects', 'run', 'p50_ms', 'p99_ms', 'fps', 'ratio_to_official'])
             writer.writerows(rows)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sam2.modeling.sam2_base import SAM2Base
 
 from robust_pvos_ros.tracking.adapters import (
     MogaAdapter,
@@ -27,7 +28,7 @@ SMALL = CompactConfig(image_size=128)
 TOKENS, MEMORIES, POINTERS = 64, 2, 5
 
 
-def make_sam(seed: int = 0) -> torch.nn.Module:
+def make_sam(seed: int = 0) -> SAM2Base:
     torch.manual_seed(seed)
     sam = build_compact(SMALL)
     sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(4.0)  # objects count as visible
@@ -61,7 +62,7 @@ def attention_inputs(objects: int = 2) -> dict[str, torch.Tensor | int]:
     }
 
 
-def attend(sam: torch.nn.Module, adapter: MogaAdapter, pointers: torch.Tensor) -> torch.Tensor:
+def attend(sam: SAM2Base, adapter: MogaAdapter, pointers: torch.Tensor) -> torch.Tensor:
     """Memory attention with every input fixed and only the gates conditioned on ``pointers`` (B, P, C)."""
     hooks, sam.memory_attention._forward_pre_hooks = sam.memory_attention._forward_pre_hooks, {}
     try:
@@ -72,7 +73,7 @@ def attend(sam: torch.nn.Module, adapter: MogaAdapter, pointers: torch.Tensor) -
         sam.memory_attention._forward_pre_hooks = hooks
 
 
-def track(sam: torch.nn.Module, adapter: MogaAdapter | None) -> list[np.ndarray]:
+def track(sam: SAM2Base, adapter: MogaAdapter | None) -> list[np.ndarray]:
     tracker = VideoTracker(Sam2Model(sam, 'compact', adapter))
     frames = np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8)
     prompts = [Prompt(box=[20, 20, 60, 70]), Prompt(points=[[90, 90]], point_labels=[1])]
@@ -144,9 +145,10 @@ def test_the_stock_path_gates_on_the_pointers_inside_the_memory() -> None:
     inputs['memory'][-POINTERS * split :] = tokens
     with torch.inference_mode():
         sam.memory_attention(**inputs)
-    found = [layer.gates.clone() for layer in adapter.layers.values()]
+    found = [layer.gates for layer in adapter.layers.values()]
     adapter.condition(pointers)
     for seen, layer in zip(found, adapter.layers.values(), strict=True):
+        assert seen is not None and seen is not layer.gates
         torch.testing.assert_close(seen, layer.gates)
 
 

@@ -51,7 +51,7 @@ def test_checkpoint_of_another_model_is_refused(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize('kept', [0, 100, 5_000_000])
 def test_truncated_checkpoint_is_refused(tiny_checkpoint: Path, tmp_path: Path, kept: int) -> None:
     path = tmp_path / 'cut.pt'
-    with open(tiny_checkpoint, 'rb') as whole:
+    with tiny_checkpoint.open('rb') as whole:
         path.write_bytes(whole.read(kept))
     with pytest.raises(ModelError, match='damaged'):
         build_sam('sam2.1_tiny', str(path))
@@ -95,7 +95,8 @@ def test_damaged_compact_files_are_refused(tmp_path: Path) -> None:
     cut.write_bytes(shipped_weights().read_bytes()[:100_000])
     save_file({'x': torch.zeros(1)}, str(foreign))
     save_file({'x': torch.zeros(1)}, str(unreadable), {'format': 'robust_pvos_compact', 'config': json.dumps({'a': 1})})
-    for path, expected in [(cut, 'damaged'), (foreign, 'not a compact model'), (unreadable, 'unreadable configuration')]:
+    cases = [(cut, 'damaged'), (foreign, 'not a compact model'), (unreadable, 'unreadable configuration')]
+    for path, expected in cases:
         with pytest.raises(ModelError, match=expected):
             build_sam('compact', str(path))
 

@@ -36,7 +36,7 @@ class Oracle(NamedTuple):
 
 
 def render_clip(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Three objects over a textured ground, as JPEG files and as the RGB arrays read back; the egg's mask at frame 19."""
+    """Three objects over a textured ground: JPEG files, the RGB arrays read back, and the egg's mask at frame 19."""
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(60, 190, (20, 24, 3), dtype=np.uint8), (384, 320), interpolation=cv2.INTER_CUBIC)
     frames, egg = [], np.zeros((SIZE, SIZE), np.uint8)

@@ -54,12 +54,13 @@ def logits_of(results: list[FrameResult], object_id: int) -> np.ndarray:
     return np.stack([r.mask_logits[r.index_of[object_id]] for r in results if object_id in r.index_of])
 
 
-# ------------------------------------------------------------------------------------------------- objects and their IDs
+# ------------------------------------------------------------------------------------------------ objects and their IDs
 
 
 def test_other_objects_coming_and_going_leave_a_mask_unchanged(model: Sam2Model) -> None:
     alone = run(model, {0: [box(10, 10)]})
-    crowd = run(model, {0: [box(10, 10), box(60, 40)], 3: [box(100, 20)], 7: [2], 11: [box(30, 60)], 15: [3, box(5, 5)]})
+    schedule = {0: [box(10, 10), box(60, 40)], 3: [box(100, 20)], 7: [2], 11: [box(30, 60)], 15: [3, box(5, 5)]}
+    crowd = run(model, schedule)
     assert len(crowd[-1].objects) == 3
     np.testing.assert_allclose(logits_of(crowd, 1), logits_of(alone, 1), rtol=0, atol=1e-4)
 
@@ -217,7 +218,9 @@ def test_a_prompt_before_any_frame_is_refused(model: Sam2Model) -> None:
         VideoTracker(model).apply([box(10, 10)])
 
 
-@pytest.mark.parametrize('image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), None])
+@pytest.mark.parametrize(
+    'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), None]
+)
 def test_malformed_images_are_refused_and_change_nothing(model: Sam2Model, image) -> None:
     tracker = VideoTracker(model)
     before = tracker.step(noise(1)[0], 0, [box(10, 10)])
@@ -237,7 +240,8 @@ def test_bad_configurations_are_refused(model: Sam2Model, fields: dict) -> None:
 
 @pytest.mark.parametrize('policy', ['stock', 'selective'])
 def test_memory_of_an_object_is_bounded(model: Sam2Model, policy: str) -> None:
-    tracker = VideoTracker(model, TrackerConfig(memory_policy=policy, max_conditioning_frames=3, clear_memory_on_refine=False))
+    config = TrackerConfig(memory_policy=policy, max_conditioning_frames=3, clear_memory_on_refine=False)
+    tracker = VideoTracker(model, config)
     sizes = []
     for index, frame in enumerate(noise(60)):
         prompts = [box(10, 10)] if index == 0 else [box(12, 12, object_id=1)] if index % 9 == 0 else []

@@ -4,8 +4,8 @@ Every adapted projection computes
 
     h = W0 x + B ( mean_o z_o . A x ),   z_o = 1[sigmoid(MLP(m_o)) > 0.5]
 
-over the object pointers ``m_o`` that the attention itself receives.  ``B`` is linear, so the gates are averaged first and
-the cost does not grow with the number of pointers.  Objects lie on the batch dimension: each gets its own gates.
+over the object pointers ``m_o`` that the attention itself receives.  ``B`` is linear, so the gates are averaged first
+and the cost does not grow with the number of pointers.  Objects lie on the batch dimension: each gets its own gates.
 ``B`` starts at zero, so an untrained adapter changes nothing.
 """
 
@@ -64,7 +64,7 @@ class MogaConfig:
 
 
 def gumbel_sigmoid(logits: Tensor, temperature: float) -> Tensor:
-    """Hard 0/1 gates with the soft gradient (equations 3 and 4: one Gumbel(0, 1) sample per logit, straight-through)."""
+    """Hard 0/1 gates with the soft gradient: equations 3 and 4, one Gumbel(0, 1) sample per logit, straight-through."""
     uniform = torch.rand_like(logits, dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((logits - torch.log(-torch.log(uniform)).to(logits.dtype)) / temperature)
     hard = (soft > 0.5).to(soft.dtype)
@@ -74,8 +74,8 @@ def gumbel_sigmoid(logits: Tensor, temperature: float) -> Tensor:
 class MogaLinear(nn.Module):
     """A linear projection with gated rank-1 components beside it.
 
-    ``gates`` (B, R), set by :meth:`MogaAdapter.condition`, belongs to the batch of the next forward; without it (None) the
-    projection is the base one.
+    ``gates`` (B, R), set by :meth:`MogaAdapter.condition`, belongs to the batch of the next forward; without it (None)
+    the projection is the base one.
     """
 
     def __init__(self, base: nn.Linear, pointer_dim: int, config: MogaConfig) -> None:
@@ -232,7 +232,7 @@ def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
     try:
         with safe_open(str(path), framework='pt') as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
         raise ModelError(f'cannot read adapter file {path}: {error}') from error
     if metadata.get('format') != ADAPTER_FORMAT:
@@ -247,7 +247,7 @@ def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
     expected = _expected_shapes(sam, config)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         raise ModelError(
             f'adapter {path} does not fit model {model!r}: {wrong[0]} is {found.get(wrong[0], "missing")}, '
             f'expected {expected.get(wrong[0], "nothing of that name")}'

@@ -5,8 +5,8 @@ changes from one frame to the next only by its temporal position t, and the proj
 
     RoPE(Wk (memory + pos + tpos[t]) + bk) = RoPE(Wk (memory + pos) + bk) + RoPE(Wk tpos[t])
 
-The first term is computed once when the frame is remembered, the second once per model; values do not depend on t.  Up to
-the first cross-attention all objects share the same queries, so without an adapter they are computed once for all.
+The first term is computed once when the frame is remembered, the second once per model; values do not depend on t.  Up
+to the first cross-attention all objects share the same queries, so without an adapter they are computed once for all.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CachedMemoryAttention:
         return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (B, layers, hw, C) without temporal position, and values (B, layers or 1, hw, V), of memories (B, hw, C_mem)."""
+        """Memories (B, hw, C_mem) -> keys without temporal position (B, layers, hw, C), values (B, layers | 1, hw, V)."""
         keys = F.linear(memory + self._spatial_position, self._key_weight, self._key_bias)
         keys = self._rotate(keys.unflatten(-1, (len(self._layers), -1)).transpose(1, 2))
         return keys, self._values(memory)

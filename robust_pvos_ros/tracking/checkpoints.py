@@ -92,7 +92,7 @@ def read_compact(path: Path) -> tuple[CompactConfig, dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework='pt') as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).float() for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
         raise ModelError(f'weights file {path} is damaged or not a safetensors file: {error}') from error
     if metadata.get('format') != COMPACT_FORMAT:
@@ -135,7 +135,7 @@ def _load_official(model: str, path: Path) -> SAM2Base:
 def _load_state(sam: SAM2Base, state: dict[str, Tensor], path: Path, model: str) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
         raise ModelError(
             f'{path} does not fit model {model!r}: {len(wrong)} of {len(expected)} tensors differ, the first is '

@@ -34,8 +34,9 @@ class Encoder(Protocol):
 class TorchEncoder:
     """The image encoder of ``SAM2Base`` run by torch.
 
-    Same result as ``SAM2Base.forward_image``; what does not depend on the image (the interpolated position embedding of the
-    trunk, the position encodings of the neck) is computed once or not at all.  The weights must not change afterwards.
+    Same result as ``SAM2Base.forward_image``; what does not depend on the image (the interpolated position embedding of
+    the trunk, the position encodings of the neck) is computed once or not at all.  The weights must not change
+    afterwards.
     """
 
     name = 'torch'

@@ -43,10 +43,10 @@ class ObjectMemory:
     SAM 2 attends to every conditioning frame, to the last ``num_maskmem - 1`` frames and to the pointers of the last
     ``max_pointers - 1`` frames; keeping just these equals keeping everything.
 
-    Invariants: at most ``max_conditioning`` entries in ``conditioning``, in ascending frame order, the first prompt never
-    evicted; at most ``max_pointers - 1`` entries in ``recent``, in ascending order, of which only the last
-    ``num_maskmem`` hold keys and values (one more than attended to, because the newest frame may be prompted again from
-    the memory it was tracked with); no frame is in both lists.
+    Invariants: at most ``max_conditioning`` entries in ``conditioning``, in ascending frame order, the first prompt
+    never evicted; at most ``max_pointers - 1`` entries in ``recent``, in ascending order, of which only the last
+    ``num_maskmem`` hold keys and values (one more than attended to, because the newest frame may be prompted again
+    from the memory it was tracked with); no frame is in both lists.
 
     Attributes:
         by_rank: take the age of a recent frame from its place in the list instead of its frame index; used where frames
@@ -94,7 +94,7 @@ class ObjectMemory:
         return [(frame_index - m.frame_index, m) for m in self.recent]
 
     def spatial(self, frame_index: int) -> list[Slot]:
-        """Spatial memories for frame ``frame_index``: conditioning frames at temporal position 0, recent ones by age."""
+        """Spatial memories for frame ``frame_index``: conditioning frames at temporal position 0, others by age."""
         slots = [Slot(m, self.num_maskmem - 1) for m in self.conditioning]
         slots += [Slot(m, age - 1) for age, m in self._ages(frame_index) if age < self.num_maskmem]
         return slots

@@ -1,7 +1,7 @@
 """SAM 2 in four verbs: encode, condition, decode, remember.  Stateless; memories are owned by the tracker.
 
-Every verb handles a batch of objects of one frame.  Shapes: B objects, S image size, C hidden dimension, hw = (S / 16)^2
-stride-16 tokens.
+Every verb handles a batch of objects of one frame.  Shapes: B objects, S image size, C hidden dimension,
+hw = (S / 16)^2 stride-16 tokens.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Sam2Model:
         self.device = sam.device
         self.image_size: int = sam.image_size
         self.encoder: Encoder = TorchEncoder(sam)
-        # Manual bf16 products beat the fused kernel on a CPU and halve the work on values; elsewhere fused attention wins.
+        # Plain bf16 products beat the fused kernel on a CPU and halve the work on values; elsewhere the kernel wins.
         fold_values = precision == 'bfloat16' and self.device.type == 'cpu'
         self.attention = CachedMemoryAttention(sam, adapter, fold_values)
         with torch.inference_mode():
@@ -84,7 +84,7 @@ class Sam2Model:
 
     @torch.inference_mode()
     def preprocess(self, rgb: np.ndarray) -> Tensor:
-        """uint8 (H, W, 3) RGB of any size -> float32 (1, 3, S, S), squashed to a square and normalised as SAM 2 does."""
+        """uint8 (H, W, 3) RGB of any size -> float32 (1, 3, S, S), squashed to a square and normalised as in SAM 2."""
         size = (self.image_size, self.image_size)
         if rgb.shape[:2] != size:
             shrinks = rgb.shape[0] > size[0] and rgb.shape[1] > size[1]

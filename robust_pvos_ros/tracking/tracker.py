@@ -37,7 +37,7 @@ LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM
 class _Object:
     """One row of the object table.
 
-    Invariant: ``decoded`` (batch 1) belongs to the newest frame, and ``memory`` holds that frame if it was to be remembered.
+    Invariant: ``decoded`` (batch 1) belongs to the newest frame, and ``memory`` holds that frame if it is remembered.
     """
 
     object_id: int
@@ -63,7 +63,7 @@ class _Frame:
 class VideoTracker:
     """Tracks prompted objects through a stream of frames of one camera.
 
-    IDs come from ``ids`` in ascending order and are never reused; several trackers that share the iterator give IDs that are
+    IDs come from ``ids`` in ascending order and are never reused; trackers that share the iterator give IDs that are
     unique among them.  Not thread-safe: all calls belong on one thread.
 
     Args:
@@ -95,8 +95,8 @@ class VideoTracker:
     def step(self, rgb: np.ndarray, stamp: int, prompts: Sequence[Prompt] = ()) -> FrameResult:
         """Process the next frame: encode once; for each group of objects condition, decode, remember; apply prompts.
 
-        Without prompts every object of the table is tracked into the frame.  A prompt for a new object makes it appear on
-        this frame and be tracked from the next one; a prompt for a tracked object corrects its mask on this frame.
+        Without prompts every object of the table is tracked into the frame.  A prompt for a new object makes it appear
+        on this frame and be tracked from the next one; a prompt for a tracked object corrects its mask on this frame.
 
         Args:
             rgb: uint8 (H, W, 3); the size may change from frame to frame.
@@ -250,7 +250,7 @@ class VideoTracker:
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
 
     def _model_points(self, entry: _Object, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """Points and box in pixels of the square model image; clicks on the same frame add up until a box starts anew."""
+        """Points and box in pixels of the model image; clicks on the same frame add up until a box starts anew."""
         frame = self._current()
         coordinates, labels = prompt.points, prompt.point_labels
         if prompt.box is not None:
