@@ -1,0 +1,63 @@
+# make setup | demo | test | test-slow | test-all | lint | clean | distclean
+# Needs Python 3.10 to 3.13 with venv, a C and C++ compiler and a package index for pip; no ROS from apt, no GPU.
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+OUT ?= out/demo
+VIDEO ?=
+ARGS ?=
+PYTEST_ARGS ?=
+
+# A sourced ROS installation, or another environment with ROS wheels, would mix its packages with those of this one.
+ifneq ($(AMENT_PREFIX_PATH)$(_ROS_WHEELS_BOOTSTRAP_COMPLETE),)
+unexport LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+endif
+unexport PYTHONPATH CMAKE_PREFIX_PATH
+export AMENT_PREFIX_PATH := $(abspath $(VENV))
+export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(abspath config/fastdds_large.xml)
+export VENV
+
+.PHONY: setup demo test test-slow test-all lint clean distclean
+
+setup: $(STAMPS)/project
+	@:
+
+$(STAMPS)/packages: $(wildcard requirements/*.txt)
+	@tools/setup.sh packages
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/interfaces: $(STAMPS)/packages $(shell find robust_pvos_interfaces -type f) tools/drop_missing_includes.cmake
+	@tools/setup.sh interfaces
+	@touch $@
+
+# The environment refers to the source tree: only changed metadata and entry points need another installation.
+$(STAMPS)/project: $(STAMPS)/interfaces setup.py setup.cfg
+	@tools/setup.sh project
+	@touch $@
+
+# VIDEO: a video file or a folder of pictures (default: the rendered street).  OUT: where the results go.
+demo: setup
+	@ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST $(BIN)/python -m robust_pvos_ros.demo.run \
+	  --out '$(OUT)' $(if $(VIDEO),--video '$(VIDEO)') $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-all: setup
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,57 @@
+"""Start the segmentation node.
+
+    ros2 launch robust_pvos_ros segmentation.launch.py params_file:=FILE.yaml namespace:=front
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+CONFIG = PathJoinSubstitution([FindPackageShare('robust_pvos_ros'), 'config'])
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=PathJoinSubstitution([CONFIG, 'segmentation.yaml']),
+            description='YAML file with the parameters that differ from the defaults of the node.',
+        ),
+        DeclareLaunchArgument(
+            'namespace',
+            default_value='',
+            description='Namespace of the node; the camera topics, which are relative names, move with it.',
+        ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='false',
+            description='Take the time from the topic /clock, as in a simulation or the replay of a bag.',
+            choices=['true', 'false'],
+        ),
+        DeclareLaunchArgument(
+            'log_level',
+            default_value='info',
+            description='Least severity that is logged.',
+            choices=['debug', 'info', 'warn', 'error', 'fatal'],
+        ),
+    ]
+    # With Fast DDS's defaults most raw images are lost between processes; a profile that the user has set stays.
+    profile = SetEnvironmentVariable(
+        'FASTRTPS_DEFAULT_PROFILES_FILE',
+        EnvironmentVariable(
+            'FASTRTPS_DEFAULT_PROFILES_FILE', default_value=[PathJoinSubstitution([CONFIG, 'fastdds_large.xml'])]
+        ),
+    )
+    node = Node(
+        package='robust_pvos_ros',
+        executable='segmentation_node',
+        name='robust_pvos',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        output='screen',
+        emulate_tty=True,
+    )
+    return LaunchDescription([*arguments, profile, node])

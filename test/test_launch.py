@@ -1,0 +1,163 @@
+"""The launch files, run for real where ROS's launch is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+
+if not (importlib.util.find_spec('launch_ros') and importlib.util.find_spec('rclpy')):
+    pytest.skip('launch_ros is not installed: it comes with ROS 2 from apt, not from PyPI', allow_module_level=True)
+
+# What `ros2 launch FILE ARGUMENT:=VALUE` does, for machines that have launch but not ros2cli.
+LAUNCHER = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(text.split(':=', 1)) for text in sys.argv[2:]]
+included = IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)
+service = LaunchService(noninteractive=True)
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
+"""
+
+
+def description_of(path: Path) -> Any:
+    """The launch description that a file generates."""
+    spec = importlib.util.spec_from_file_location(path.name.split('.')[0], path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+@contextmanager
+def launched(path: Path, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A running launch; it gets SIGINT at the end and must then end by itself."""
+    command = [sys.executable, '-c', LAUNCHER, str(path), *arguments]
+    with log.open('wb') as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def parameters_of(node_name: str, names: list[str], timeout: float = 60.0) -> list[Any]:
+    """Values of a running node's parameters."""
+    import rclpy
+    from rcl_interfaces.srv import GetParameters
+    from rclpy.parameter import parameter_value_to_python
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        node = rclpy.create_node('launch_test', context=context)
+        executor = rclpy.executors.SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        client = node.create_client(GetParameters, f'{node_name}/get_parameters')
+        assert client.wait_for_service(timeout), f'{node_name} did not appear within {timeout:.0f} s'
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            future = client.call_async(GetParameters.Request(names=names))
+            executor.spin_until_future_complete(future, timeout_sec=5.0)
+            if future.done():
+                return [parameter_value_to_python(value) for value in future.result().values]
+        raise AssertionError(f'{node_name} did not tell its parameters within {timeout:.0f} s')
+    finally:
+        context.shutdown()
+
+
+@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_argument_is_described(path: Path) -> None:
+    arguments = description_of(path).get_launch_arguments()
+    assert arguments
+    for argument in arguments:
+        assert argument.description != 'no description given', argument.name
+        assert argument.default_value is not None, f'{argument.name} has no default'
+
+
+@pytest.mark.parametrize('users, expected', [(None, 'fastdds_large.xml'), ('/etc/hosts', 'hosts')])
+def test_dds_profile_is_set_unless_the_user_has_one(
+    monkeypatch: pytest.MonkeyPatch, users: str | None, expected: str
+) -> None:
+    from launch import LaunchContext  # type: ignore[attr-defined]
+    from launch.actions import SetEnvironmentVariable
+
+    monkeypatch.delenv(PROFILE) if users is None else monkeypatch.setenv(PROFILE, users)
+    context = LaunchContext()
+    actions = [
+        entity
+        for entity in description_of(ROOT / 'launch' / 'segmentation.launch.py').entities
+        if isinstance(entity, SetEnvironmentVariable)
+    ]
+    for action in actions:
+        action.execute(context)
+    profile = Path(context.environment[PROFILE])
+    assert profile.name == expected
+    assert profile.is_file()
+
+
+def test_segmentation_takes_parameters_namespace_and_time(tmp_path: Path) -> None:
+    overrides = tmp_path / 'overrides.yaml'
+    overrides.write_text('/**:\n  ros__parameters:\n    lost_after: 7\n    autostart: false\n')
+    log = tmp_path / 'log.txt'
+    path = ROOT / 'launch' / 'segmentation.launch.py'
+    with launched(path, log, f'params_file:={overrides}', 'namespace:=front', 'use_sim_time:=true') as process:
+        values = parameters_of('/front/robust_pvos', ['lost_after', 'autostart', 'use_sim_time', 'camera.image_topic'])
+    assert values == [7, False, True, 'camera/image_raw']
+    assert process.returncode == 0, log.read_text()
+    assert 'process has finished cleanly' in log.read_text()
+
+
+def test_segmentation_runs_with_the_shipped_configuration(tmp_path: Path) -> None:
+    from robust_pvos_ros.parameters import node_specs
+
+    with launched(ROOT / 'launch' / 'segmentation.launch.py', tmp_path / 'log.txt', 'namespace:=plain'):
+        shipped = parameters_of('/plain/robust_pvos', [spec.name for spec in node_specs()])
+    assert shipped == [spec.default for spec in node_specs()]
+
+
+@pytest.mark.slow
+def test_demo_runs_on_a_video_and_records_it(tmp_path: Path) -> None:
+    from rosbags.highlevel import AnyReader
+
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    ground = cv2.resize(
+        np.random.default_rng(0).integers(60, 190, (12, 16, 3), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC
+    )
+    for index in range(40):
+        picture = cv2.circle(ground.copy(), (60 + 4 * index, 120), 30, (30, 200, 240), -1)
+        cv2.imwrite(str(pictures / f'{index:03}.png'), picture)
+    log, bag = tmp_path / 'log.txt', tmp_path / 'bag'
+    with launched(ROOT / 'launch' / 'demo.launch.py', log, f'video:={pictures}', f'bag:={bag}') as process:
+        process.wait(120)
+    assert process.returncode == 0, log.read_text()
+    with AnyReader([bag]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert counts['/camera/image_raw'] == 40, log.read_text()
+    assert counts['/robust_pvos/camera/objects'] > 0
+    assert counts['/robust_pvos/prompts'] == 1
