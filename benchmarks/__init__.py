@@ -1,0 +1,1 @@
+"""Measurements of the whole, each run with ``python -m benchmarks.NAME``."""

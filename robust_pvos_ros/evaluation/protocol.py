@@ -1,0 +1,196 @@
+"""Semi-supervised evaluation of one clip: each object is given once, on its first frame, and then followed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+import cv2
+import numpy as np
+
+from robust_pvos_ros.evaluation.davis import AnnotatedFrame
+from robust_pvos_ros.evaluation.metrics import (
+    EvaluationError,
+    MeanScore,
+    ObjectScore,
+    ScoredFrames,
+    contour_accuracy,
+    mean_score,
+    region_similarity,
+    scored_frames,
+    statistics,
+)
+from robust_pvos_ros.tracking.types import Prompt
+
+if TYPE_CHECKING:
+    from robust_pvos_ros.tracking.tracker import VideoTracker
+
+PromptKind = Literal['mask', 'point', 'box']
+
+
+class Segmenter(Protocol):
+    """Anything that follows objects through a video, one frame at a time."""
+
+    def step(self, rgb: np.ndarray, masks: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Take the next frame, uint8 (H, W, 3), and the true masks, bool (H, W) by object ID, of the objects that
+        start on it; return the object ID at each pixel, an integer (H, W), 0 background."""
+
+
+class TrackerSegmenter:
+    """A :class:`VideoTracker` prompted with the mask, one click or the box of each object.
+
+    Output is the tracker's label image, what a DAVIS submission holds: the highest logit wins where masks overlap.
+    """
+
+    def __init__(self, tracker: VideoTracker, prompt: PromptKind = 'mask', frame_ns: int = 33_333_333) -> None:
+        self._tracker = tracker
+        self._prompt = prompt
+        self._frame_ns = frame_ns
+        self._stamp = 0
+        self._ids: dict[int, int] = {}
+
+    def step(self, rgb: np.ndarray, masks: Mapping[int, np.ndarray]) -> np.ndarray:
+        """See :class:`Segmenter`.  Raises PromptError and FrameError as the tracker does."""
+        prompts = [make_prompt(mask, self._prompt) for mask in masks.values()]
+        result = self._tracker.step(rgb, self._stamp, prompts)
+        self._stamp += self._frame_ns
+        self._ids.update(zip(result.prompted, masks))
+        table = np.zeros(int(max(self._ids, default=0)) + 1, np.uint16)
+        for tracked, truth in self._ids.items():
+            table[tracked] = truth
+        return table[result.label_image]
+
+
+def make_prompt(mask: np.ndarray, kind: PromptKind) -> Prompt:
+    """A prompt for a new object from its true mask, bool (H, W) with at least one pixel.
+
+    ``mask`` is the mask itself, ``point`` one click on :func:`innermost_point`, ``box`` the tight box around it.
+
+    Raises:
+        EvaluationError: if ``kind`` is none of these or the mask is empty.
+    """
+    if kind not in get_args(PromptKind):
+        raise EvaluationError(f'a prompt must be one of {", ".join(get_args(PromptKind))}, got {kind!r}')
+    if not mask.any():
+        raise EvaluationError('cannot make a prompt from an empty mask')
+    if kind == 'mask':
+        return Prompt(mask=mask)
+    if kind == 'point':
+        return Prompt(points=np.array([innermost_point(mask)], np.float32), point_labels=np.array([1], np.int32))
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return Prompt(box=np.array([x, y, x + width, y + height], np.float32))
+
+
+def innermost_point(mask: np.ndarray) -> tuple[int, int]:
+    """(x, y) of the pixel of a mask, bool (H, W), that is farthest from anything outside it, the image border too."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    return int(x), int(y)
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """Scores of one method on one clip.
+
+    Attributes:
+        name: of the clip.
+        objects: one entry per object, in the order of their appearance.
+        frames: number of frames of the clip.
+        ms_per_frame: mean wall time of a step, milliseconds; the first step, which only starts objects, is left out.
+        median_ms_per_frame: median of the same.
+    """
+
+    name: str
+    objects: tuple[ObjectScore, ...]
+    frames: int
+    ms_per_frame: float
+    median_ms_per_frame: float
+
+    @property
+    def mean(self) -> MeanScore:
+        """Mean over the objects of the clip."""
+        return mean_score(self.objects)
+
+
+@dataclass
+class _Record:
+    """What one method did so far: (T,) scores from the second frame of each object on, and step times in seconds."""
+
+    region: dict[int, list[float]] = field(default_factory=dict)
+    contour: dict[int, list[float]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+
+FrameCallback = Callable[[AnnotatedFrame, Mapping[str, np.ndarray]], None]
+
+
+def evaluate_sequence(
+    name: str,
+    frames: Iterable[AnnotatedFrame],
+    methods: Mapping[str, Segmenter],
+    convention: ScoredFrames = 'interior',
+    on_frame: FrameCallback | None = None,
+) -> dict[str, SequenceScore]:
+    """Run methods side by side over one clip and score every object from the frame after the one it is given on.
+
+    Objects that enter later are given on the first frame that shows them, as in YouTube-VOS; in DAVIS all are there
+    from the start.  Nothing but scores is kept, so clips may be of any length.
+
+    Args:
+        name: of the clip, for the result.
+        frames: read once, in order.
+        methods: name -> fresh segmenter.
+        convention: frames that count, see :data:`ScoredFrames`.
+        on_frame: called after each frame with the (H, W) labels of every method.
+
+    Returns:
+        The score of every method.
+
+    Raises:
+        EvaluationError: if the clip has no frames or a method returns labels of a wrong size.
+    """
+    scored_frames(0, frames=convention)
+    first_frame: dict[int, int] = {}
+    records = {method: _Record() for method in methods}
+    count = 0
+    for frame in frames:
+        starting = {
+            int(value): frame.labels == value for value in np.unique(frame.labels) if value and value not in first_frame
+        }
+        labels = {}
+        for method, segmenter in methods.items():
+            start = time.perf_counter()
+            labels[method] = segmenter.step(frame.rgb, starting)
+            records[method].seconds.append(time.perf_counter() - start)
+            if labels[method].shape != frame.labels.shape:
+                raise EvaluationError(f'{method} returned {labels[method].shape} for a {frame.labels.shape} frame')
+            _score_frame(records[method], frame.labels, labels[method], first_frame)
+        first_frame.update(dict.fromkeys(starting, count))
+        count += 1
+        if on_frame is not None:
+            on_frame(frame, labels)
+    if count == 0:
+        raise EvaluationError(f'{name} has no frames')
+    return {method: _summary(name, record, first_frame, count, convention) for method, record in records.items()}
+
+
+def _score_frame(record: _Record, truth: np.ndarray, predicted: np.ndarray, object_ids: Iterable[int]) -> None:
+    for object_id in object_ids:
+        pair = truth == object_id, predicted == object_id
+        record.region.setdefault(object_id, []).append(region_similarity(*pair))
+        record.contour.setdefault(object_id, []).append(contour_accuracy(*pair))
+
+
+def _summary(
+    name: str, record: _Record, first_frame: Mapping[int, int], count: int, convention: ScoredFrames
+) -> SequenceScore:
+    objects = []
+    for object_id, first in first_frame.items():
+        kept = len(scored_frames(count, first, convention))
+        region, contour = record.region.get(object_id, [])[:kept], record.contour.get(object_id, [])[:kept]
+        objects.append(ObjectScore(object_id, statistics(region), statistics(contour), kept))
+    milliseconds = 1e3 * np.asarray(record.seconds[1:] or record.seconds)
+    return SequenceScore(name, tuple(objects), count, float(milliseconds.mean()), float(np.median(milliseconds)))
