@@ -1,0 +1,124 @@
+"""What the node says about itself: entries of ``/diagnostics`` and the line of ``~/status``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from robust_pvos_ros.diagnostics import resident_megabytes
+from robust_pvos_ros.messages import diagnostic_status
+from robust_pvos_ros.node_camera import Camera
+from robust_pvos_ros.parameters import Configuration
+
+if TYPE_CHECKING:
+    from robust_pvos_ros.tracking.model import Sam2Model
+
+PLAUSIBLE_AGE_MS = 60_000
+
+
+class ReportedNode(Protocol):
+    """What a report looks at.
+
+    Attributes:
+        model: None unless configured.
+        configuration: None unless configured.
+        cameras: by name.
+        problem: why the last transition failed, or empty.
+        progress: what ``configure`` is doing, or empty.
+    """
+
+    model: Sam2Model | None
+    configuration: Configuration | None
+    cameras: dict[str, Camera]
+    problem: str
+    progress: str
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+
+    def get_name(self) -> str:
+        """As ``rclpy.node.Node``."""
+
+
+def node_status(node: ReportedNode) -> DiagnosticStatus:
+    """Lifecycle state, model and memory."""
+    state, model, configuration = node.state, node.model, node.configuration
+    level, text = DiagnosticStatus.OK, state
+    if node.problem:
+        level, text = DiagnosticStatus.ERROR, f'{state}: {node.problem}'
+    elif node.progress:
+        text = f'{state}: {node.progress}'
+    values: dict[str, object] = {'state': state, 'resident_memory_mb': resident_megabytes()}
+    if model is not None and configuration is not None:
+        values |= {
+            'model': model.name,
+            'backend': getattr(model.encoder, 'name', type(model.encoder).__name__),
+            'device': str(model.device),
+            'precision': model.precision,
+            'adapter': configuration.model.adapter or 'none',
+            'memory_policy': configuration.tracker.memory_policy,
+            'overload_policy': configuration.node.overload_policy,
+        }
+    return diagnostic_status(node.get_name(), level, text, _hardware(node), values)
+
+
+def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
+    """Rates, latencies and counters of one camera, over the last seconds and frames."""
+    arriving, processed = camera.statistics.rates()
+    counts = camera.statistics.counts()
+    level, text = DiagnosticStatus.OK, f'{len(camera.tracker.objects)} objects at {processed:.1f} fps'
+    fresh = camera.statistics.new_faults()
+    if fresh['failed']:
+        level, text = DiagnosticStatus.ERROR, camera.last_problem
+    elif fresh['malformed']:
+        level, text = DiagnosticStatus.WARN, camera.last_problem
+    elif node.state == 'active' and not arriving:
+        level, text = DiagnosticStatus.WARN, f'no images on {camera.topic}'
+    values: dict[str, object] = {
+        'fps': processed,
+        'input_fps': arriving,
+        'objects': len(camera.tracker.objects),
+        'object_memory_mb': camera.object_memory_bytes / 2**20,
+        **counts,
+    }
+    for stage, (median, p99) in camera.statistics.percentiles().items():
+        values[f'{stage}_p50_ms'] = median
+        values[f'{stage}_p99_ms'] = p99
+    return diagnostic_status(f'{node.get_name()}: {camera.name}', level, text, _hardware(node), values)
+
+
+def status_line(node: ReportedNode) -> str:
+    """One line for a person."""
+    parts = [node.state]
+    if node.problem or node.progress:
+        parts.append(node.problem or node.progress)
+    for camera in list(node.cameras.values()):
+        parts.append(_camera_line(camera))
+    if node.model is not None:
+        parts.append(f'{node.model.name} on {node.model.device}, {resident_megabytes():.0f} MB')
+    return ' | '.join(parts)
+
+
+def _camera_line(camera: Camera) -> str:
+    states = Counter(tracked.state.name.lower() for tracked in camera.tracker.objects)
+    objects = ', '.join(f'{count} {name}' for name, count in states.items()) or 'no objects'
+    counts = camera.statistics.counts()
+    arriving, processed = camera.statistics.rates()
+    line = f'{camera.name}: {objects}, {processed:.1f} of {arriving:.1f} fps'
+    age = camera.statistics.percentiles().get('image_age')
+    if processed and age is not None:
+        line += f', {_age(*age)}'
+    return line + ''.join(f', {counts[name]} {name}' for name in ('dropped', 'malformed', 'failed') if counts[name])
+
+
+def _age(median: float, p99: float) -> str:
+    if abs(median) < PLAUSIBLE_AGE_MS:
+        return f'age {median:.0f} ms (p99 {p99:.0f})'
+    return f'images are {median / 1000:.0f} s old by the clock of this node: is use_sim_time right?'
+
+
+def _hardware(node: ReportedNode) -> str:
+    return '' if node.model is None else str(node.model.device)

@@ -1,0 +1,360 @@
+"""ROS parameters of the segmentation node, declared from the configuration dataclasses.
+
+A field's default and its line in the docstring are the parameter's default and description; what it may be is in the
+tables below.  A wrong value at start does not end the node: it is remembered, fails ``configure`` with a sentence that
+names the parameter and its range, and is forgotten when the parameter is set correctly.
+
+``python -m robust_pvos_ros.parameters --markdown`` prints the reference tables of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
+
+from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
+from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
+
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+Value = bool | int | str | list
+
+
+class ParameterError(PvosError):
+    """A parameter that the node cannot run with."""
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """How the node runs.
+
+    Attributes:
+        autostart: configure and activate the node at start; otherwise a lifecycle manager does.
+        cameras: names of the cameras; exactly one name.
+        overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
+            (live, best effort); ``every`` processes all in order (replay, reliable).
+        queue_depth: frames that may wait under ``every``; a player must keep fewer unacknowledged.
+        time_jump_policy: what happens when image stamps jump backwards: ``remove_objects`` or ``keep``.
+    """
+
+    autostart: bool = True
+    cameras: tuple[str, ...] = ('camera',)
+    overload_policy: str = 'latest'
+    queue_depth: int = 32
+    time_jump_policy: str = 'remove_objects'
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera.
+
+    Attributes:
+        image_topic: topic of the camera's images, relative to the node's namespace.
+        transport: how images arrive; ``raw`` is ``sensor_msgs/Image``.
+    """
+
+    image_topic: str = '{camera}/image_raw'
+    transport: str = 'raw'
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Every parameter, read and checked at once."""
+
+    model: ModelConfig
+    tracker: TrackerConfig
+    node: NodeConfig
+    cameras: dict[str, CameraConfig]
+
+
+LIMITS: dict[str, tuple[int, int]] = {
+    'threads': (0, 256),
+    'max_objects': (1, 64),
+    'max_conditioning_frames': (1, 16),
+    'lost_after': (1, 100_000),
+    'queue_depth': (1, 1000),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    'model': ('compact', 'sam2.1_tiny', 'sam2.1_small', 'sam2.1_base_plus', 'sam2.1_large'),
+    'precision': ('auto', 'float32', 'bfloat16'),
+    'memory_policy': ('stock', 'selective'),
+    'overload_policy': ('latest', 'every'),
+    'time_jump_policy': ('remove_objects', 'keep'),
+    'transport': ('raw',),
+}
+LIVE = frozenset({'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy'})
+READ_ONLY = frozenset({'autostart'})
+TYPE_NAMES = {bool: 'true or false', int: 'an integer', str: 'a text', list: 'a list of names such as [camera]'}
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter.
+
+    Attributes:
+        name: full name, ``camera.image_topic`` for one of a camera's.
+        default: of the parameter's type.
+        description: one sentence.
+        limits: smallest and largest value of an integer, or None.
+        choices: allowed texts, empty where any is allowed.
+        live: it may be set while the node is configured.
+        read_only: it can be given at start only.
+    """
+
+    name: str
+    default: Value
+    description: str
+    limits: tuple[int, int] | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    read_only: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, to be read after 'must be'."""
+        if self.choices:
+            return self.choices[0] if len(self.choices) == 1 else f'one of {", ".join(self.choices)}'
+        if self.limits:
+            return f'an integer from {self.limits[0]} to {self.limits[1]}'
+        return TYPE_NAMES[type(self.default)]
+
+    def problem(self, value: object) -> str | None:
+        """One sentence if ``value`` does not do."""
+        if isinstance(value, (tuple, list)):
+            value = list(value)
+        kind = type(self.default)
+        ok = type(value) is kind
+        if ok and isinstance(value, list):
+            ok = all(isinstance(entry, str) for entry in value)
+        if ok and self.limits:
+            ok = self.limits[0] <= value <= self.limits[1]  # type: ignore[operator]
+        if ok and self.choices:
+            ok = value in self.choices
+        if not ok:
+            hint = ''
+            if isinstance(value, bool) and kind is str:
+                hint = ' (YAML reads an unquoted yes, no, on or off as true or false)'
+            return f'parameter {self.name} must be {self.allowed}, got {_shown(value)}{hint}'
+        return _special_problem(self.name, value)
+
+    def descriptor(self) -> ParameterDescriptor:
+        """For ``ros2 param describe``."""
+        descriptor = ParameterDescriptor(description=self.description.replace('``', "'"), read_only=self.read_only)
+        descriptor.additional_constraints = f'must be {self.allowed}' + ('' if self.live else '; set before configure')
+        if self.limits:
+            descriptor.integer_range = [IntegerRange(from_value=self.limits[0], to_value=self.limits[1], step=1)]
+        return descriptor
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return 'true' if value else 'false'
+    return repr(value)
+
+
+def _special_problem(name: str, value: Any) -> str | None:
+    if name == 'cameras':
+        wrong = [camera for camera in value if not CAMERA_NAME.fullmatch(camera)]
+        if len(value) != 1 or wrong:
+            return (
+                f'parameter cameras must be a list of exactly one name of letters, digits and underscores that begins '
+                f'with a letter, such as [camera], got {value}'
+            )
+    if name.endswith('.image_topic'):
+        try:
+            validate_topic_name(value)
+        except InvalidTopicNameException as error:
+            reason = ' '.join(str(error).split())
+            return f'parameter {name} must be a topic name such as camera/image_raw, got {value!r}: {reason}'
+    return None
+
+
+def _descriptions(config: type) -> dict[str, str]:
+    """Field -> text from the ``Attributes`` section of a dataclass's docstring."""
+    section = inspect.cleandoc(config.__doc__ or '').split('Attributes:\n')[1]
+    entries = re.findall(r'^    (\w+): (.*(?:\n {8}.*)*)', section, re.MULTILINE)
+    return {name: ' '.join(text.split()) for name, text in entries}
+
+
+def _specs(config: type, prefix: str = '', camera: str = '') -> list[ParameterSpec]:
+    descriptions = _descriptions(config)
+    specs = []
+    for field in dataclasses.fields(config):
+        default = field.default
+        if isinstance(default, tuple):
+            default = list(default)
+        if isinstance(default, str):
+            default = default.format(camera=camera)
+        specs.append(
+            ParameterSpec(
+                prefix + field.name,
+                default,  # type: ignore[arg-type]
+                descriptions[field.name],
+                LIMITS.get(field.name),
+                CHOICES.get(field.name, ()),
+                field.name in LIVE,
+                field.name in READ_ONLY,
+            )
+        )
+    return specs
+
+
+def node_specs() -> list[ParameterSpec]:
+    """Every parameter that does not belong to a camera."""
+    return [spec for config in (NodeConfig, ModelConfig, TrackerConfig) for spec in _specs(config)]
+
+
+def camera_specs(camera: str) -> list[ParameterSpec]:
+    """The parameters of one camera."""
+    return _specs(CameraConfig, f'{camera}.', camera)
+
+
+class NodeParameters:
+    """The declared parameters of a node.
+
+    Args:
+        node: created with ``automatically_declare_parameters_from_overrides=True``; its overrides are taken over.
+        configured: says whether the node has read its parameters, so that only the live ones may still change.
+        changed: called with the names and values of live parameters that were accepted while configured.
+    """
+
+    def __init__(
+        self, node: Node, configured: Callable[[], bool], changed: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._node = node
+        self._configured = configured
+        self._changed = changed
+        self._specs: dict[str, ParameterSpec] = {}
+        self._problems: dict[str, str] = {}
+        names = [name for name in node.list_parameters([], 0).names if not _is_of_ros(name)]
+        self._overrides = {name: node.get_parameter(name).value for name in names}
+        for name in names:
+            node.undeclare_parameter(name)
+        self._declare(node_specs())
+        self._declare_cameras()
+        for name in self._overrides.keys() - self._specs.keys():
+            near = difflib.get_close_matches(name, self._specs, 1)
+            hint = f'; did you mean {near[0]}?' if near else ''
+            node.get_logger().warning(f'parameter {name} is unknown and ignored{hint}')
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def _declare(self, specs: Iterable[ParameterSpec]) -> None:
+        for spec in specs:
+            value = self._overrides.get(spec.name, spec.default)
+            problem = spec.problem(value)
+            if problem:
+                self._problems[spec.name] = problem
+                value = spec.default
+            self._specs[spec.name] = spec
+            self._node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
+
+    def _declare_cameras(self) -> list[str]:
+        cameras = list(self._node.get_parameter('cameras').value)
+        for camera in cameras:
+            self._declare(spec for spec in camera_specs(camera) if spec.name not in self._specs)
+        return cameras
+
+    def read(self) -> Configuration:
+        """All parameters.
+
+        Raises:
+            ParameterError: naming every parameter that was given a wrong value.
+        """
+        cameras = self._declare_cameras()
+        if self._problems:
+            raise ParameterError('; '.join(self._problems.values()))
+        return Configuration(
+            self._fill(ModelConfig),
+            self._fill(TrackerConfig),
+            self._fill(NodeConfig),
+            {camera: self._fill(CameraConfig, f'{camera}.') for camera in cameras},
+        )
+
+    def _fill(self, config: type, prefix: str = '') -> Any:
+        values = {f.name: self._node.get_parameter(prefix + f.name).value for f in dataclasses.fields(config)}
+        return config(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+    def problem(self, parameters: Sequence[Parameter]) -> str | None:
+        """One sentence if a request to set these parameters must be refused as a whole."""
+        for parameter in parameters:
+            spec = self._specs.get(parameter.name)
+            if spec is None:
+                continue
+            if spec.read_only:
+                return f'parameter {spec.name} can be given at start only'
+            if self._configured() and not spec.live:
+                return (
+                    f'parameter {spec.name} can change only while the node is unconfigured: deactivate and clean up, '
+                    f'set it, then configure and activate'
+                )
+            problem = spec.problem(parameter.value)
+            if problem:
+                return problem
+        return None
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        problem = self.problem(parameters)
+        if problem:
+            return SetParametersResult(successful=False, reason=problem)
+        values = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._specs}
+        for name in values:
+            self._problems.pop(name, None)
+        if values and self._configured():
+            self._changed(values)
+        return SetParametersResult(successful=True)
+
+
+def _is_of_ros(name: str) -> bool:
+    return name in ('use_sim_time', 'start_type_description_service') or name.startswith('qos_overrides.')
+
+
+def parameter_table() -> str:
+    """Markdown table of all parameters; those of a camera are shown for the camera ``NAME``."""
+    rows = []
+    for spec in [*node_specs(), *camera_specs('NAME')]:
+        default = f'`{spec.default}`' if spec.default != '' else '(empty)'
+        if isinstance(spec.default, bool):
+            default = f'`{str(spec.default).lower()}`'
+        if isinstance(spec.default, list):
+            default = f'`[{", ".join(spec.default)}]`'
+        when = 'at start' if spec.read_only else 'any time' if spec.live else 'before configure'
+        description = spec.description.replace('``', '`')
+        rows.append((f'`{spec.name}`', default, spec.allowed, when, description))
+    return markdown_table(('parameter', 'default', 'must be', 'can be set', 'what'), rows)
+
+
+def markdown() -> Mapping[str, str]:
+    """The reference tables of the README by name: parameters, topics, services."""
+    return {
+        'parameters': parameter_table(),
+        'topics': markdown_table(
+            ('topic', 'direction', 'type', 'what'), [(f'`{t.name}`', t.direction, t.type, t.what) for t in TOPICS]
+        ),
+        'services': markdown_table(
+            ('service', 'type', 'what'), [(f'`{service.name}`', service.type, service.what) for service in SERVICES]
+        ),
+    }
+
+
+def main() -> None:
+    """Print the reference tables."""
+    parser = argparse.ArgumentParser(description='Reference tables of the segmentation node.')
+    parser.add_argument('--markdown', action='store_true', required=True, help='print the tables as Markdown')
+    parser.parse_args()
+    for name, table in markdown().items():
+        print(f'### {name.capitalize()}\n\n{table}\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,386 @@
+"""The lifecycle node ``robust_pvos``: lifecycle, services, diagnostics and the program around it.  Wiring only.
+
+Threads: the executor's takes messages and requests off the middleware and publishes diagnostics; the worker's owns
+models and trackers and runs every transition, every request and every frame, one at a time.  A service callback is a
+coroutine that awaits the worker, so the executor goes on while the network computes.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle.node import LifecycleNodeMixin
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from robust_pvos_interfaces.srv import AddObject, ListObjects, RefineObject, RemoveObject, Reset, SetLabel
+from std_msgs.msg import String
+
+from robust_pvos_ros import interface, messages
+from robust_pvos_ros.node_camera import Camera, prompts_publisher
+from robust_pvos_ros.node_main import main
+from robust_pvos_ros.node_process import StoppableNode
+from robust_pvos_ros.node_report import camera_status, node_status, status_line
+from robust_pvos_ros.parameters import Configuration, NodeParameters
+from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError
+from robust_pvos_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from robust_pvos_ros.tracking.model import Sam2Model
+    from robust_pvos_ros.tracking.tracker import VideoTracker
+
+REPORT_PERIOD = 1.0
+STOP_TIMEOUT = 10.0
+MAX_OBJECT_ID = 65535
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class NotActiveError(PvosError):
+    """A request that only an active node can serve."""
+
+
+class ObjectIds:
+    """Fresh object IDs from 1, for all cameras and over every reset and reconfiguration of the node."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def __iter__(self) -> ObjectIds:
+        return self
+
+    def __next__(self) -> int:
+        if self._last == MAX_OBJECT_ID:
+            raise PromptError(
+                f'all {MAX_OBJECT_ID} object IDs that fit into a label image are used up: restart the node'
+            )
+        self._last += 1
+        return self._last
+
+
+class SegmentationNode(LifecycleNodeMixin, StoppableNode):
+    """Segments prompted objects in camera images; see ``interface.py`` for its topics and services."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        Node.__init__(self, 'robust_pvos', automatically_declare_parameters_from_overrides=True, **kwargs)
+        self._requests = ReentrantCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=self._requests)
+        # The stock callback lets an invalid request end the process, and blocks the executor while a model loads.
+        self._service_change_state.callback = self._change_state  # type: ignore[assignment]
+        self.cameras: dict[str, Camera] = {}
+        self.model: Sam2Model | None = None
+        self.configuration: Configuration | None = None
+        self.problem = ''
+        self.progress = ''
+        self._ids = ObjectIds()
+        self._settings = NodeParameters(self, lambda: self.configuration is not None, self._parameters_changed)
+        self._prompts = prompts_publisher(self)
+        self._status = self.create_publisher(String, interface.STATUS.name, 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS.name, 10)
+        self.worker = Worker(self._worker_failed)
+        for service, kind, handler in (
+            (interface.ADD_OBJECT, AddObject, self._add_object),
+            (interface.REFINE_OBJECT, RefineObject, self._refine_object),
+            (interface.REMOVE_OBJECT, RemoveObject, self._remove_object),
+            (interface.SET_LABEL, SetLabel, self._set_label),
+            (interface.LIST_OBJECTS, ListObjects, self._list_objects),
+            (interface.RESET, Reset, self._reset),
+        ):
+            self.create_service(kind, service.name, partial(self._serve, handler), callback_group=self._requests)
+        # A report must also come while simulated time stands still, so its rhythm is not the node's clock.
+        self.create_timer(REPORT_PERIOD, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        if self.get_parameter('autostart').value:
+            self.worker.submit(self._autostart)
+
+    # ------------------------------------------------------------------------------------------------------ lifecycle
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+        return self._state_machine.current_state[1]
+
+    def _autostart(self) -> None:
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    async def _change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        try:
+            response.success = await self._on_worker(partial(self._run_transition, request.transition))
+        except PvosError as error:
+            self.get_logger().error(f'transition refused: {error}')
+            response.success = False
+        return response
+
+    def _run_transition(self, wanted: Transition) -> bool:
+        possible = {description[1]: description[0] for description in self._state_machine.available_transitions}
+        chosen = possible.get(wanted.label) if wanted.label else wanted.id
+        if chosen not in possible.values():
+            self.get_logger().error(
+                f'transition {wanted.label or wanted.id} refused: from state {self.state} the node can '
+                f'{", ".join(f"{label} ({number})" for label, number in possible.items()) or "do nothing"}'
+            )
+            return False
+        trigger = {
+            Transition.TRANSITION_CONFIGURE: self.trigger_configure,
+            Transition.TRANSITION_CLEANUP: self.trigger_cleanup,
+            Transition.TRANSITION_ACTIVATE: self.trigger_activate,
+            Transition.TRANSITION_DEACTIVATE: self.trigger_deactivate,
+        }.get(chosen, self.trigger_shutdown)
+        return trigger() == SUCCESS
+
+    def _transition(self, verb: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            self.worker.call(action)
+        except Exception as error:
+            expected = isinstance(error, PvosError)
+            reason = str(error) if expected else f'unexpected {type(error).__name__}: {error}'
+            self.problem = f'cannot {verb}: {reason}'
+            details = '' if expected else '\n' + traceback.format_exc()
+            name = self.get_fully_qualified_name()
+            advice = f'correct it (ros2 param set {name} ...), then: ros2 lifecycle set {name} {verb}'
+            self.get_logger().error(f'{self.problem}; {advice}{details}')
+            return FAILURE
+        self.problem = ''
+        return SUCCESS
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters, load the model, create the cameras; on failure the node stays unconfigured."""
+        return self._transition('configure', self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the images."""
+        return self._transition('activate', self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop reading images; objects stay."""
+        return self._transition('deactivate', self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget objects and free the model."""
+        return self._transition('cleanup', self._release)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As cleanup; the node stays visible until its process ends."""
+        return self._transition('shutdown', self._release)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured."""
+        return self._transition('recover', self._release)
+
+    def _configure(self) -> None:
+        try:
+            self._load()
+        except Exception:
+            self._release()
+            raise
+        finally:
+            self.progress = ''
+
+    def _load(self) -> None:
+        configuration = self._settings.read()
+        self.configuration = configuration
+        start = time.perf_counter()
+        self._note_progress(f'loading model {configuration.model.model} on device {configuration.model.device}')
+        try:
+            from robust_pvos_ros.tracking.model import load_model
+            from robust_pvos_ros.tracking.tracker import VideoTracker
+        except ImportError as error:
+            raise ModelError(f'{error}: install the Python packages torch, sam2 and safetensors') from error
+        self.model = model = load_model(configuration.model)
+        self._note_progress('warming up')
+        _warm_up(VideoTracker(model, configuration.tracker))
+        for name, config in configuration.cameras.items():
+            tracker = VideoTracker(model, configuration.tracker, self._ids)
+            self.cameras[name] = Camera(self, name, config, configuration.node, tracker, self.worker, self._prompts)
+        took = time.perf_counter() - start
+        self.get_logger().info(
+            f'model {model.name} is ready on {model.device} in {model.precision} after {took:.1f} s'
+        )
+
+    def _note_progress(self, text: str) -> None:
+        self.progress = text
+        self.get_logger().info(text)
+
+    def _activate(self) -> None:
+        try:
+            for camera in self.cameras.values():
+                camera.activate()
+        except Exception:
+            self._deactivate()
+            raise
+
+    def _deactivate(self) -> None:
+        for camera in self.cameras.values():
+            camera.deactivate()
+
+    def _release(self) -> None:
+        for camera in self.cameras.values():
+            camera.destroy()
+        on_gpu = self.model is not None and self.model.device.type == 'cuda'
+        self.cameras = {}
+        self.model = self.configuration = None
+        gc.collect()
+        if on_gpu:
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def stop(self) -> bool:
+        """End the worker; False if it was still busy after some seconds."""
+        return self.worker.stop(STOP_TIMEOUT)
+
+    # ----------------------------------------------------------------------------------------------------- parameters
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As in ``Node``, but a wrong value is answered with the parameter's name and range."""
+        problem = self._settings.problem(parameter_list)
+        if problem:
+            return SetParametersResult(successful=False, reason=problem)
+        return super().set_parameters_atomically(parameter_list)
+
+    def _parameters_changed(self, values: dict[str, Any]) -> None:
+        self.worker.submit(partial(self._apply_parameters, dict(values)))
+
+    def _apply_parameters(self, values: dict[str, Any]) -> None:
+        time_jump_policy = values.pop('time_jump_policy', None)
+        for camera in self.cameras.values():
+            camera.time_jump_policy = time_jump_policy or camera.time_jump_policy
+            camera.configure_tracker(values)
+
+    # ------------------------------------------------------------------------------------------------------- services
+
+    async def _on_worker(self, command: Callable[[], Any]) -> Any:
+        future = Future()
+
+        def done(finished: Any) -> None:
+            future.set_result(finished)
+            # A coroutine that waits is looked at again only when the executor wakes.
+            if self.executor is not None:
+                self.executor.wake()
+
+        self.worker.submit(command).add_done_callback(done)
+        return (await future).result()
+
+    async def _serve(self, handler: Callable[[Any, Any], None], request: Any, response: Any) -> Any:
+        """Answer a request from the worker's thread; whatever goes wrong becomes ``success = false`` and a sentence."""
+        try:
+            self._require_active()
+            await self._on_worker(partial(handler, request, response))
+            response.success = True
+        except PvosError as error:
+            response.message = str(error)
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            response.message = f'the request failed unexpectedly: {type(error).__name__}: {error}'
+        return response
+
+    def _require_active(self) -> None:
+        state = self.state
+        if state == 'active':
+            return
+        name = self.get_fully_qualified_name()
+        if state == 'configuring':
+            raise NotActiveError(f'the node is still configuring ({self.progress}): ask again when it is active')
+        advice = {
+            'unconfigured': f'ros2 lifecycle set {name} configure, then activate',
+            'inactive': f'ros2 lifecycle set {name} activate',
+        }.get(state, 'restart it')
+        reason = f' because it {self.problem}' if self.problem else ''
+        raise NotActiveError(f'the node is {state}{reason}: make it active first ({advice})')
+
+    def _camera(self, name: str) -> Camera:
+        self._require_active()
+        if not name and len(self.cameras) == 1:
+            return next(iter(self.cameras.values()))
+        if name not in self.cameras:
+            raise PromptError(f'there is no camera {name!r}; this node has {", ".join(self.cameras)}')
+        return self.cameras[name]
+
+    def _cameras(self, name: str) -> list[Camera]:
+        return [self._camera(name)] if name else list(self.cameras.values())
+
+    def _camera_of(self, object_id: int) -> Camera:
+        self._require_active()
+        cameras = list(self.cameras.values())
+        return next((camera for camera in cameras if camera.has(object_id)), cameras[0])
+
+    def _add_object(self, request: AddObject.Request, response: AddObject.Response) -> None:
+        object_id = request.prompt.object_id
+        if object_id != 0:
+            raise PromptError(
+                f'add_object starts a new object: object_id must be 0, got {object_id}; refine_object corrects one'
+            )
+        self._prompt(request, response)
+
+    def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> None:
+        if request.prompt.object_id == 0:
+            raise PromptError('refine_object corrects a tracked object: object_id must be its ID, got 0')
+        self._prompt(request, response)
+
+    def _prompt(self, request: Any, response: Any) -> None:
+        camera = self._camera(request.prompt.camera)
+        prompt = messages.prompt_from_message(request.prompt)
+        tracked = camera.apply(prompt, messages.nanoseconds(request.prompt.header.stamp))
+        response.object_id = tracked.object_id
+        response.object_score = tracked.object_score
+        response.predicted_iou = tracked.predicted_iou
+        response.area_px = tracked.area_px
+        response.mask_stamp = messages.time_message(tracked.mask_stamp)
+        response.message = f'object {tracked.object_id}: {tracked.area_px} px, score {tracked.object_score:.2f}'
+
+    def _remove_object(self, request: RemoveObject.Request, response: RemoveObject.Response) -> None:
+        self._camera_of(request.object_id).remove(request.object_id)
+        response.message = f'object {request.object_id} removed'
+
+    def _set_label(self, request: SetLabel.Request, response: SetLabel.Response) -> None:
+        self._camera_of(request.object_id).set_label(request.object_id, request.label)
+        response.message = f'object {request.object_id} is labelled {request.label!r}'
+
+    def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
+        self._require_active()
+        response.cameras = [camera.table() for camera in self._cameras(request.camera)]
+        response.message = f'{sum(len(table.objects) for table in response.cameras)} objects'
+
+    def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
+        self._require_active()
+        response.removed = sum(camera.reset() for camera in self._cameras(request.camera))
+        response.message = f'{response.removed} objects removed'
+
+    # -------------------------------------------------------------------------------------------------------- reports
+
+    def _report(self) -> None:
+        entries = [node_status(self), *(camera_status(self, camera) for camera in list(self.cameras.values()))]
+        array = DiagnosticArray(status=entries)
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+        self._status.publish(String(data=status_line(self)))
+
+    def _worker_failed(self, error: Exception) -> None:
+        self.get_logger().error(''.join(traceback.format_exception(error)))
+
+
+def _warm_up(tracker: VideoTracker) -> None:
+    """Run every stage once on an empty picture, so that the first frame and prompt are as quick as the rest."""
+    side = tracker.model.image_size
+    picture = np.zeros((side, side, 3), np.uint8)
+    tracker.step(picture, 0)
+    tracker.apply([Prompt(box=np.array([0, 0, side / 2, side / 2], np.float32))])
+    tracker.step(picture, 1)
+
+
+if __name__ == '__main__':
+    main()

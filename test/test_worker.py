@@ -1,0 +1,128 @@
+"""The thread that owns the trackers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from robust_pvos_ros.worker import FrameQueue, Worker, WorkerStoppedError
+
+
+@pytest.fixture
+def done():
+    return []
+
+
+@pytest.fixture
+def worker():
+    errors: list[Exception] = []
+    worker = Worker(errors.append)
+    worker.errors = errors
+    yield worker
+    assert worker.stop(10)
+
+
+def hold(worker: Worker) -> threading.Event:
+    """Keep the worker busy until the returned event is set."""
+    busy, release = threading.Event(), threading.Event()
+    worker.submit(lambda: busy.set() or release.wait(10))
+    assert busy.wait(10)
+    return release
+
+
+def drain(worker: Worker, queue: FrameQueue) -> None:
+    while len(queue):
+        worker.call(lambda: None)
+    worker.call(lambda: None)
+
+
+def test_the_oldest_frame_gives_way_and_is_counted(worker, done):
+    queue = FrameQueue(2, done.append)
+    worker.attach(queue)
+    release = hold(worker)
+    assert [worker.offer(queue, frame) for frame in range(5)] == [True, True, False, False, False]
+    release.set()
+    drain(worker, queue)
+    assert done == [3, 4]
+    assert queue.dropped == 3
+
+
+def test_commands_go_before_the_next_frame_and_frames_are_not_starved(worker, done):
+    busy, release = threading.Event(), threading.Event()
+
+    def handle(frame: int) -> None:
+        done.append(frame)
+        busy.set()
+        assert release.wait(10)
+
+    def command(depth: int) -> None:
+        done.append(f'command {depth}')
+        if depth < 3:
+            worker.submit(lambda: command(depth + 1))
+
+    queue = FrameQueue(10, handle)
+    worker.attach(queue)
+    for frame in range(4):
+        worker.offer(queue, frame)
+    assert busy.wait(10)
+    worker.submit(lambda: command(1))
+    release.set()
+    drain(worker, queue)
+    assert done == [0, 'command 1', 1, 'command 2', 2, 'command 3', 3]
+
+
+def test_cameras_take_turns(worker, done):
+    left, right = (FrameQueue(5, done.append) for _ in range(2))
+    worker.attach(left)
+    worker.attach(right)
+    release = hold(worker)
+    for frame in range(3):
+        worker.offer(left, f'left {frame}')
+    worker.offer(right, 'right 0')
+    release.set()
+    drain(worker, left)
+    assert done == ['left 0', 'right 0', 'left 1', 'left 2']
+
+
+def test_a_detached_queue_is_empty_and_takes_nothing(worker, done):
+    queue = FrameQueue(5, done.append)
+    worker.attach(queue)
+    release = hold(worker)
+    worker.offer(queue, 1)
+    worker.detach(queue)
+    worker.offer(queue, 2)
+    release.set()
+    worker.call(lambda: None)
+    assert done == []
+
+
+def test_results_and_exceptions_reach_the_caller_also_from_the_worker_itself(worker):
+    assert worker.call(lambda: 7) == 7
+    assert worker.call(lambda: worker.call(lambda: 8)) == 8
+    with pytest.raises(ZeroDivisionError):
+        worker.call(lambda: 1 / 0)
+
+
+def test_a_failing_frame_is_reported_and_the_next_one_runs(worker, done):
+    def handle(frame: int) -> None:
+        done.append(1 // frame)
+
+    queue = FrameQueue(5, handle)
+    worker.attach(queue)
+    worker.offer(queue, 0)
+    worker.offer(queue, 1)
+    drain(worker, queue)
+    assert done == [1]
+    assert [type(error) for error in worker.errors] == [ZeroDivisionError]
+
+
+def test_stopping_refuses_what_waits(worker):
+    release = hold(worker)
+    waiting = worker.submit(lambda: 1)
+    assert not worker.stop(0.01)
+    with pytest.raises(WorkerStoppedError):
+        waiting.result(1)
+    with pytest.raises(WorkerStoppedError):
+        worker.call(lambda: 2)
+    release.set()
