@@ -1,0 +1,1 @@
+"""Procedural video: labelled training clips and the street scene, rendered in torch.  No ROS."""

@@ -1,0 +1,86 @@
+"""The procedural renderer: deterministic, labelled, stable identities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from robust_pvos_ros.procedural import textures
+from robust_pvos_ros.procedural.shapes import MAX_PARTS, random_shapes
+from robust_pvos_ros.procedural.textures import TextureBank, make_bank
+from robust_pvos_ros.procedural.video import LAYERS, render_clips
+
+
+@pytest.fixture(scope='module')
+def bank() -> TextureBank:
+    torch.set_num_threads(1)
+    return make_bank(12, 64, seed=3)
+
+
+def test_bank_is_deterministic_and_in_range(bank: TextureBank) -> None:
+    again = make_bank(12, 64, seed=3)
+    other = make_bank(12, 64, seed=4)
+    assert torch.equal(bank.images, again.images)
+    assert not torch.equal(bank.images, other.images)
+    assert bank.images.min() >= 0 and bank.images.max() <= 1
+    assert bank.images.flatten(2).std(-1).mean() > 0.05
+
+
+def test_bank_needs_no_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textures, '_photographs', lambda: ())
+    assert len(make_bank(4, 32, seed=0)) == 4
+
+
+def test_rendering_is_deterministic_by_seed(bank: TextureBank) -> None:
+    first, second, other = (render_clips(2, 3, 64, seed, bank) for seed in (5, 5, 6))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_sizes_types_and_labels(bank: TextureBank) -> None:
+    images, ids = render_clips(6, 4, 64, 11, bank)
+    assert images.shape == (6, 4, 3, 64, 64) and images.dtype == torch.uint8
+    assert ids.shape == (6, 4, 64, 64) and ids.dtype == torch.uint8
+    assert int(ids.max()) <= LAYERS
+    covered = (ids > 0).float().mean()
+    assert 0.03 < covered < 0.7
+    assert (ids[:, 0] > 0).flatten(1).any(1).sum() >= 4
+
+
+def test_identity_follows_the_moving_object(bank: TextureBank) -> None:
+    """At slow pace masks of one ID overlap from frame to frame far more than masks of different IDs."""
+    _, ids = render_clips(8, 3, 64, 21, bank, pace=0.05)
+    same, different = [], []
+    for clip in ids:
+        for a in range(1, LAYERS + 1):
+            for b in range(1, LAYERS + 1):
+                first, last = clip[0] == a, clip[1] == b
+                if first.sum() > 60 and last.sum() > 60:
+                    iou = ((first & last).sum() / (first | last).sum()).item()
+                    (same if a == b else different).append(iou)
+    assert np.mean(same) > 0.7
+    assert np.mean(different) < 0.1
+
+
+def test_mask_separates_object_from_background(bank: TextureBank) -> None:
+    """Pixels just inside a mask differ more from those just outside than from their inner neighbours."""
+    images, ids = render_clips(8, 1, 64, 31, bank)
+    image = images[:, 0].float().mean(1)
+    step = (image[:, :, 1:] - image[:, :, :-1]).abs()
+    label = ids[:, 0].int()
+    border = label[:, :, 1:] != label[:, :, :-1]
+    assert step[border].mean() > 1.5 * step[~border].mean()
+
+
+def test_objects_move_with_pace(bank: TextureBank) -> None:
+    slow, fast = (render_clips(6, 4, 64, 41, bank, pace)[1] for pace in (0.05, 2.0))
+    changed = [(ids[:, 1:] != ids[:, :-1]).float().mean() for ids in (slow, fast)]
+    assert changed[1] > 2 * changed[0]
+
+
+def test_shapes_are_well_formed() -> None:
+    shapes = random_shapes(np.random.default_rng(0), 200)
+    assert shapes.parts.min() >= 1 and shapes.parts.max() <= MAX_PARTS
+    assert (shapes.axes > 0).all() and (shapes.outline > 0).all()
+    assert shapes.hole.any() and (shapes.swing > 0).any()

@@ -1,0 +1,212 @@
+"""Training: losses on hand-made cases, prompts, a step that learns, exact resumption, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from training.export_weights import export
+from training.losses import LossWeights, dice_loss, focal_loss, frame_loss, hard_iou
+from training.model import ClipModel, PromptMix
+from training.prompts import Rows, boxes, choose_objects, correction, points, spoil
+from training.train import Stage, TrainConfig, Trainer, load_config
+from training.validate import follow_masks
+
+TINY = CompactConfig(
+    image_size=128, embed_dim=8, stages=(1, 1, 2, 1), global_blocks=(3,), dim=32, mem_dim=16, attention_layers=1,
+    feedforward=32,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _square(side: int = 32, low: int = 8, high: int = 24) -> torch.Tensor:
+    mask = torch.zeros(1, side, side)
+    mask[:, low:high, low:high] = 1
+    return mask
+
+
+def test_losses_of_a_perfect_and_an_inverted_mask() -> None:
+    mask = _square()
+    perfect, inverted = mask * 40 - 20, 20 - mask * 40
+    assert focal_loss(perfect, mask) < 1e-6 and dice_loss(perfect, mask) < 1e-3
+    assert dice_loss(inverted, mask) > 0.99
+    # one quarter of the pixels is foreground, every pixel costs its class weight times 20
+    assert torch.isclose(focal_loss(inverted, mask)[0], torch.tensor(20 * (0.25 * 0.25 + 0.75 * 0.75)), rtol=1e-3)
+
+
+def test_hard_iou_by_hand() -> None:
+    a, b = _square(), _square(low=8, high=16)
+    assert hard_iou(a * 2 - 1, b)[0] == pytest.approx(64 / 256)
+    assert hard_iou(torch.full((1, 4, 4), -1.0), torch.zeros(1, 4, 4))[0] == 1
+
+
+def test_only_the_best_candidate_is_trained() -> None:
+    mask = _square()
+    logits = torch.stack([mask[0] * 2 - 1, 1 - mask[0] * 2, torch.zeros(32, 32)])[None].requires_grad_()
+    loss, terms = frame_loss(logits, torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[3.0]]), mask)
+    loss.backward()
+    gradient = logits.grad.abs().sum((-2, -1))[0]
+    assert gradient[0] > 0 and gradient[1] == 0 and gradient[2] == 0
+    assert terms['iou'] == pytest.approx(0.0)
+
+
+def test_an_absent_object_trains_occlusion_alone() -> None:
+    logits = torch.randn(1, 1, 32, 32, requires_grad=True)
+    score = torch.tensor([[4.0]], requires_grad=True)
+    loss, terms = frame_loss(logits, torch.tensor([[0.5]]), score, torch.zeros(1, 32, 32))
+    loss.backward()
+    assert logits.grad is None or not logits.grad.any()
+    assert score.grad.item() > 0 and terms['occlusion'] == pytest.approx(4.018, abs=1e-3)
+
+
+def test_loss_weights_follow_the_config() -> None:
+    arguments = torch.zeros(1, 1, 32, 32), torch.tensor([[0.5]]), torch.zeros(1, 1), _square()
+    full, terms = frame_loss(*arguments)
+    no_dice, _ = frame_loss(*arguments, LossWeights(dice=0.0))
+    assert torch.isclose(full - no_dice, terms['dice'])
+
+
+def test_choose_objects_takes_visible_ones() -> None:
+    ids = torch.zeros(2, 2, 32, 32, dtype=torch.uint8)
+    ids[0, :, 4:20, 4:20] = 3
+    ids[0, :, 30, 30] = 4
+    ids[1, 1, 4:20, 4:20] = 1
+    rows = choose_objects(ids, 2, np.random.default_rng(0))
+    assert rows.clip.tolist() == [0] and rows.masks.sum() == 2 * 256
+    with pytest.raises(ValueError, match='first frame'):
+        choose_objects(ids[1:], 2, np.random.default_rng(0))
+
+
+def test_prompts_point_at_the_mask() -> None:
+    rng, mask = np.random.default_rng(0), _square(64, 16, 40)
+    exact = boxes(mask, rng, jitter=0.0)
+    assert exact['point_coords'].tolist() == [[[16, 16], [40, 40]]] and exact['point_labels'].tolist() == [[2, 3]]
+    clicks = points(mask, 3, rng)
+    x, y = clicks['point_coords'][0].long().T
+    assert mask[0, y, x].all() and (clicks['point_labels'] == 1).all()
+    fixed = correction(clicks, torch.ones(1, 64, 64), mask, rng)
+    x, y = fixed['point_coords'][0, -1].long()
+    assert fixed['point_labels'][0, -1] == 0 and not mask[0, y, x]
+    spoilt = spoil(mask.repeat(20, 1, 1), rng)
+    ious = hard_iou(spoilt * 2 - 1, mask.expand(20, -1, -1))
+    assert (ious > 0.5).all() and (ious < 1).any()
+
+
+def _trainer(run: Path, steps: int = 4, **options: object) -> Trainer:
+    stages = [
+        Stage(name='a', frames=2, clips=2, objects=1, steps=steps, lr=2e-3),
+        Stage(name='b', frames=3, clips=1, objects=1, steps=steps, decay=True),
+    ]
+    config = TrainConfig(
+        threads=1, bfloat16=False, warmup=1, bank=6, bank_size=48, bank_every=3, model=TINY, stages=stages, **options
+    )
+    return Trainer(config, run)
+
+
+def test_a_run_cut_in_two_equals_an_uncut_one(tmp_path: Path) -> None:
+    whole = _trainer(tmp_path / 'whole')
+    while whole.advance():
+        whole.train_step()
+    part = _trainer(tmp_path / 'cut')
+    for _ in range(3):
+        assert part.advance()
+        part.train_step()
+    part.save()
+    resumed = _trainer(tmp_path / 'cut')
+    assert resumed.progress.step == 3
+    while resumed.advance():
+        resumed.train_step()
+    assert resumed.progress.step == whole.progress.step == 8
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name]), name
+
+
+def test_twenty_steps_lower_the_loss(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, steps=20)
+    trainer.config.stages[0].passes = 20
+    losses = [trainer.train_step()['loss'] for _ in range(20)]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_every_parameter_is_trained(tmp_path: Path) -> None:
+    """Over all kinds of prompts each weight gets a gradient, except those that only other settings use."""
+    trainer = _trainer(tmp_path)
+    model = trainer.model
+    images, ids = trainer._batch()
+    rows = choose_objects(ids, 2, np.random.default_rng(0), min_area=0.0005)
+    rows.masks[:, -1] = 0
+    for mask, kind in ((1.0, 'box'), (0.0, 'box'), (0.0, 'one_point'), (0.0, 'corrected')):
+        odds = {name: float(name == kind) for name in ('box', 'one_point', 'points', 'corrected')}
+        outputs = model(images, rows, PromptMix(mask=mask, **odds), np.random.default_rng(1))
+        total = sum(o.decoded.logits.square().mean() + o.decoded.ious.mean() + o.decoded.score.mean() for o in outputs)
+        total.backward()
+    missing = {name for name, p in model.named_parameters() if p.grad is None}
+    assert missing <= {'no_mem_pos_enc', 'no_obj_ptr', 'no_obj_embed_spatial'}, missing
+
+
+def test_training_forward_equals_stock_tracking() -> None:
+    """With a mask prompt and no spoiling the training forward gives what ``track_step`` gives at inference."""
+    torch.manual_seed(0)
+    model = ClipModel(TINY).eval()
+    images = torch.randint(0, 255, (1, 3, 3, 128, 128), dtype=torch.uint8)
+    masks = _square(128, 32, 80)[:, None].repeat(1, 3, 1, 1)
+    rows = Rows(torch.tensor([0]), masks)
+    seed = next(s for s in range(50) if _plain_draws(s))
+    with torch.no_grad():
+        outputs = model(images, rows, PromptMix(mask=1.0, imperfect=0.0), np.random.default_rng(seed))
+        stock = follow_masks(model, images, rows.clip, rows.masks[:, 0])
+    tracked = torch.stack([o.decoded.logits[:, 0] for o in outputs if o.frame > 0], 1)
+    assert outputs[-1].decoded.score.min() > 0
+    assert torch.allclose(tracked, stock[:, 1:], atol=1e-4)
+
+
+def _plain_draws(seed: int) -> bool:
+    """Whether the forward draws no time gap and remembers the full-size mask with this seed."""
+    rng = np.random.default_rng(seed)
+    return bool(rng.uniform() >= 0.4 and rng.uniform(size=1) < 1 and rng.uniform() >= 0 and rng.uniform() >= 0.7)
+
+
+def test_export_round_trip(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path)
+    trainer.train_step()
+    trainer.progress.validation.append([1, 2, 256, 0.5])
+    trainer.save()
+    target = tmp_path / 'weights' / 'compact.safetensors'
+    export(tmp_path / 'last.pt', target)
+    with safe_open(target, 'pt') as file:
+        metadata = file.metadata()
+    assert metadata['format'] == 'robust_pvos_compact'
+    fields = json.loads(metadata['config'])
+    config = CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    assert config.image_size == 256 and config.dim == TINY.dim
+    assert json.loads(metadata['training']) == {
+        'steps': 1, 'seconds': 0, 'seed': 0, 'stage': 'a', 'validation_j': 0.5,
+    }  # fmt: skip
+    tensors = load_file(target)
+    assert all(t.dtype == torch.float16 for t in tensors.values() if t.is_floating_point())
+    model = build_compact(config)
+    model.load_state_dict(tensors)
+    worst = max((model.state_dict()[k] - v).abs().max() for k, v in trainer.average.items())
+    assert worst < 2e-2  # point embeddings of size 4 are rounded to float16
+
+
+def test_config_file_and_unknown_keys(tmp_path: Path) -> None:
+    recipe = load_config(Path(__file__).parents[1] / 'training' / 'configs' / 'compact.yaml')
+    assert [stage.size for stage in recipe.stages] == [128, 128, 256] and recipe.stages[-1].decay
+    assert load_config(overrides=['seed=7']).seed == 7
+    with pytest.raises(Exception, match='sed'):
+        load_config(overrides=['sed=7'])

@@ -1,0 +1,258 @@
+"""SAM 2 in training: a differentiable forward pass over clips, memory included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robust_pvos_ros.tracking.compact import CompactConfig, sam2_arguments
+from training.prompts import Rows, boxes, correction, points, spoil
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+POINTER_FRAMES = 16  # pointer distances are divided by POINTER_FRAMES - 1, as in a long video
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (..., 3, S, S) RGB to the float32 input of SAM 2's image encoder."""
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
+    return (images.float() / 255 - mean) / std
+
+
+@dataclass
+class PromptMix:
+    """How objects are pointed at in training.
+
+    Attributes:
+        mask: share of objects that start from a mask; the others start from one kind of click per step.
+        box, one_point, points, corrected: odds of the kinds of click.
+        imperfect: share of the masks that are spoilt.
+    """
+
+    mask: float = 0.55
+    box: float = 0.45
+    one_point: float = 0.2
+    points: float = 0.15
+    corrected: float = 0.2
+    imperfect: float = 0.3
+
+
+@dataclass
+class Decoded:
+    """Raw outputs of the mask decoder for N objects with M candidates.
+
+    Attributes:
+        logits: (N, M, h, w) mask logits, not replaced where the object score is negative.
+        ious: (N, M); score: (N, 1) logits; tokens: (N, M or 1, C).
+    """
+
+    logits: Tensor
+    ious: Tensor
+    score: Tensor
+    tokens: Tensor
+
+
+@dataclass
+class Supervised:
+    """A decoder output and the rows of the batch it belongs to."""
+
+    frame: int
+    rows: Tensor
+    decoded: Decoded
+
+
+class ClipModel(SAM2Base):
+    """``SAM2Base`` with a training forward over clips.
+
+    It differs from the stock tracking step in two ways: the loss sees raw mask logits, because stock code replaces the
+    masks of objects with a negative score by -1024 and so cuts their gradient; and objects prompted by masks and by
+    clicks share a batch.
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__(**sam2_arguments(config))
+        self.config = config
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start values from which masks get through the network at once.
+
+        With torch's defaults a model trained from scratch lingers on the empty mask for hundreds of steps: linear
+        layers shrink their input by sqrt(3), layer norms of the prompt encoder wipe out a binary mask, and a negative
+        object score would replace every mask by -1024.
+        """
+        decoder, prompts = self.sam_mask_decoder, self.sam_prompt_encoder
+        nn.init.constant_(decoder.pred_obj_score_head.layers[-1].bias, 4.0)
+        # a binary mask prompt becomes logits of +-10, like those of a refinement
+        nn.init.constant_(self.mask_downsample.weight, 20 / self.mask_downsample.weight[0].numel())
+        nn.init.constant_(self.mask_downsample.bias, -10.0)
+        with torch.no_grad():
+            prompts.mask_downscaling[-1].weight.mul_(5)
+            self.memory_encoder.mask_downsampler.encoder[-1].weight.mul_(4)
+            for head in decoder.output_hypernetworks_mlps:
+                for linear in head.layers:
+                    linear.weight.mul_(3**0.5)
+            for layer in self.memory_attention.layers:
+                for linear in (layer.cross_attn_image.v_proj, layer.cross_attn_image.out_proj):
+                    linear.weight.mul_(3**0.5)
+
+    def forward(self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator) -> list[Supervised]:
+        """Follow the objects ``rows`` through clips; images uint8 (B, T, 3, S, S)."""
+        batch, frames = images.shape[:2]
+        features = self._prepare_backbone_features(self.forward_image(normalise(images.flatten(0, 1))))
+        _, levels, positions, sizes = features
+        levels = [x.unflatten(1, (batch, frames)) for x in levels]
+        positions = [x.unflatten(1, (batch, frames)) for x in positions]
+        memory: dict[str, dict[int, Any]] = {'cond_frame_outputs': {}, 'non_cond_frame_outputs': {}}
+        outputs: list[Supervised] = []
+        # the prompted frame may lie far back, as it does after a while in a stream
+        gap = int(rng.integers(1, 60)) if rng.uniform() < 0.4 else 0
+        for frame in range(frames):
+            feats = [x[:, rows.clip, frame] for x in levels]
+            high_res = [x.permute(1, 2, 0).unflatten(2, s) for x, s in zip(feats[:-1], sizes[:-1])]
+            if frame == 0:
+                supervised, mask, pointer, score = self._prompted(feats, high_res, sizes, rows, mix, rng)
+                outputs.extend(supervised)
+            else:
+                pix_feat = self._prepare_memory_conditioned_features(
+                    frame_idx=frame + gap,
+                    is_init_cond_frame=False,
+                    current_vision_feats=feats[-1:],
+                    current_vision_pos_embeds=[positions[-1][:, rows.clip, frame]],
+                    feat_sizes=sizes[-1:],
+                    output_dict=memory,
+                    num_frames=POINTER_FRAMES,
+                )
+                decoded = self._decode(pix_feat, high_res)
+                outputs.append(Supervised(frame, torch.arange(len(rows.clip), device=images.device), decoded))
+                mask, pointer, score = self._remembered(decoded)
+            if frame == frames - 1:
+                break
+            features_out, position_out = self._encode_new_memory(feats, sizes, mask, score, False)
+            entry = {'maskmem_features': features_out, 'maskmem_pos_enc': position_out, 'obj_ptr': pointer}
+            if frame == 0:
+                memory['cond_frame_outputs'][0] = entry
+            else:
+                memory['non_cond_frame_outputs'][frame + gap] = entry
+        return outputs
+
+    def _decode(
+        self,
+        pix_feat: Tensor,
+        high_res: list[Tensor],
+        prompt: dict[str, Tensor] | None = None,
+        mask_prompt: Tensor | None = None,
+        multimask: bool = False,
+    ) -> Decoded:
+        count, device = len(pix_feat), pix_feat.device
+        if prompt is None:
+            coords = torch.zeros(count, 1, 2, device=device)
+            labels = -torch.ones(count, 1, dtype=torch.int32, device=device)
+        else:
+            coords, labels = prompt['point_coords'], prompt['point_labels']
+        sparse, dense = self.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=mask_prompt)
+        logits, ious, tokens, score = self.sam_mask_decoder(
+            image_embeddings=pix_feat,
+            image_pe=self.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=high_res,
+        )
+        return Decoded(logits.float(), ious, score.float(), tokens)
+
+    def _upsample(self, logits: Tensor) -> Tensor:
+        return F.interpolate(logits, size=(self.image_size, self.image_size), mode='bilinear', align_corners=False)
+
+    def _remembered(self, decoded: Decoded) -> tuple[Tensor, Tensor, Tensor]:
+        """What stock code keeps of a decoder output: full-size mask logits, object pointer, object score."""
+        rows = torch.arange(len(decoded.score), device=decoded.score.device)
+        best = decoded.ious.argmax(1)
+        token = decoded.tokens[rows, best] if decoded.tokens.shape[1] > 1 else decoded.tokens[:, 0]
+        appears = decoded.score > 0
+        mask = torch.where(appears[:, None, None], decoded.logits[rows, best][:, None], NO_OBJ_SCORE)
+        pointer = torch.where(appears, self.obj_ptr_proj(token), self.no_obj_ptr.expand(len(rows), -1))
+        return self._upsample(mask), pointer, decoded.score
+
+    def _prompted(
+        self,
+        feats: list[Tensor],
+        high_res: list[Tensor],
+        sizes: list[tuple[int, int]],
+        rows: Rows,
+        mix: PromptMix,
+        rng: np.random.Generator,
+    ) -> tuple[list[Supervised], Tensor, Tensor, Tensor]:
+        """The first frame: some objects from masks, the others from clicks."""
+        truth, count = rows.masks[:, 0], len(rows.clip)
+        by_mask = torch.from_numpy(rng.uniform(size=count) < mix.mask).to(truth.device)
+        pix_feat = feats[-1].permute(1, 2, 0).unflatten(2, sizes[-1])
+        pieces: list[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]] = []
+        supervised: list[Supervised] = []
+        index = by_mask.nonzero()[:, 0]
+        if len(index):
+            given = truth[index]
+            if rng.uniform() < 2 * mix.imperfect:
+                half = torch.from_numpy(rng.uniform(size=len(index)) < 0.5).to(given.device)
+                given = torch.where(half[:, None, None], spoil(given, rng), given)
+            decoded, remembered = self._from_masks(pix_feat[index], [x[index] for x in high_res], given, rng)
+            supervised.append(Supervised(0, index, decoded))
+            pieces.append((index, remembered))
+        index = (~by_mask).nonzero()[:, 0]
+        if len(index):
+            conditioned = (feats[-1] + self.no_mem_embed).permute(1, 2, 0).unflatten(2, sizes[-1])[index]
+            decoded = self._from_clicks(conditioned, [x[index] for x in high_res], truth[index], mix, rng)
+            supervised.append(Supervised(0, index, decoded))
+            mask, pointer, score = self._remembered(decoded)
+            if rng.uniform() < 0.5:  # at inference the mask of a clicked frame is binarised before it is remembered
+                mask = torch.where(mask > 0, 10.0, -10.0)
+            pieces.append((index, (mask, pointer, score)))
+        order = torch.cat([index for index, _ in pieces]).argsort()
+        mask, pointer, score = (torch.cat([part[i].float() for _, part in pieces])[order] for i in range(3))
+        return supervised, mask, pointer, score
+
+    def _from_masks(
+        self, pix_feat: Tensor, high_res: list[Tensor], masks: Tensor, rng: np.random.Generator
+    ) -> tuple[Decoded, tuple[Tensor, Tensor, Tensor]]:
+        """As ``SAM2Base._use_mask_as_output``: the mask is the output, the decoder only makes the pointer.
+
+        The decoder's mask, which inference discards, is supervised all the same: repeating a given mask is the easiest
+        of the tasks and brings the decoder off the empty mask, where a model from random weights lingers.
+        """
+        given = masks[:, None]
+        decoded = self._decode(pix_feat, high_res, mask_prompt=self._mask_prompt(given))
+        logits = given * 20.0 - 10.0
+        if rng.uniform() < 0.7:  # the official predictor remembers the quarter-size mask, upsampled and binarised
+            logits = torch.where(self._upsample(F.avg_pool2d(logits, 4)) > 0, 10.0, -10.0)
+        pointer = self.obj_ptr_proj(decoded.tokens[:, 0])
+        return decoded, (logits, pointer, torch.full_like(decoded.score, 10.0))
+
+    def _mask_prompt(self, given: Tensor) -> Tensor:
+        size = self.sam_prompt_encoder.mask_input_size
+        prompt = self.mask_downsample(given).float()
+        return F.interpolate(prompt, size=size, mode='bilinear', align_corners=False, antialias=True)
+
+    def _from_clicks(
+        self, pix_feat: Tensor, high_res: list[Tensor], truth: Tensor, mix: PromptMix, rng: np.random.Generator
+    ) -> Decoded:
+        odds = np.array([mix.box, mix.one_point, mix.points, mix.corrected])
+        kind = int(rng.choice(4, p=odds / odds.sum()))
+        if kind == 0:
+            return self._decode(pix_feat, high_res, boxes(truth, rng))
+        if kind == 1:
+            return self._decode(pix_feat, high_res, points(truth, 1, rng), multimask=True)
+        if kind == 2:
+            return self._decode(pix_feat, high_res, points(truth, int(rng.integers(2, 4)), rng))
+        prompt = points(truth, 1, rng) if rng.uniform() < 0.6 else boxes(truth, rng)
+        with torch.no_grad():
+            first = self._decode(pix_feat, high_res, prompt, multimask=prompt['point_labels'].shape[1] == 1)
+            best = first.logits[torch.arange(len(truth)), first.ious.argmax(1)][:, None]
+            prompt = correction(prompt, self._upsample(best)[:, 0], truth, rng)
+        return self._decode(pix_feat, high_res, prompt, mask_prompt=best.clamp(-32, 32))
