@@ -83,7 +83,7 @@ class CachedMemoryAttention:
         return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Memories (B, hw, C_mem) -> keys without temporal position (B, layers, hw, C), values (B, layers | 1, hw, V)."""
+        """Memories (B, hw, C_mem) -> keys without temporal position (B, layers, hw, C), values (B, layers|1, hw, V)."""
         keys = F.linear(memory + self._spatial_position, self._key_weight, self._key_bias)
         keys = self._rotate(keys.unflatten(-1, (len(self._layers), -1)).transpose(1, 2))
         return keys, self._values(memory)

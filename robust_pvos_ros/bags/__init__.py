@@ -1,0 +1,1 @@
+"""Bags: reading and writing without ROS, recording and playing with it."""

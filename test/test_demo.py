@@ -1,0 +1,500 @@
+"""The demo's parts one by one, and once all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.typesys.store import Typestore
+
+from robust_pvos_ros.bags.writer import BagError, BagWriter, header_stamp, interface_typestore
+from robust_pvos_ros.demo import names, processes
+from robust_pvos_ros.demo.pictures import VideoFile, contact_sheet, draw_frame, save_sheet
+from robust_pvos_ros.demo.plan import PLAN, truth_ids
+from robust_pvos_ros.demo.processes import ChildError, Children
+from robust_pvos_ros.demo.prompting import correction, innermost_point, parse_prompt, prompt_from_truth, salient_box
+from robust_pvos_ros.demo.report import Bookkeeper, ReportError, as_text, count_inputs, read_frames
+from robust_pvos_ros.demo.run import evaluate
+from robust_pvos_ros.demo.sources import SourceError, open_source
+from robust_pvos_ros.tracking.checkpoints import shipped_weights
+from robust_pvos_ros.tracking.types import PromptError
+
+ROOT = Path(__file__).resolve().parent.parent
+HEIGHT, WIDTH = 60, 80
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+IMAGE_TYPE, OBJECTS_TYPE = 'sensor_msgs/msg/Image', 'robust_pvos_interfaces/msg/TrackedObjects'
+PROMPT_TYPE = 'robust_pvos_interfaces/msg/Prompt'
+
+
+@pytest.fixture(scope='module')
+def store() -> Typestore:
+    return interface_typestore()
+
+
+# ------------------------------------------------------------------------------------------------------------- prompts
+
+
+def square(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_prompts_from_truth_lie_on_the_object() -> None:
+    mask = square(10, 20, 40, 50)
+    mask[30:40, 20:30] = False  # a hole where the centroid is
+    box = prompt_from_truth(mask, 'thing', 'box')
+    assert box is not None and box.box is not None and box.box.tolist() == [10, 20, 40, 50]
+    for how, count in (('point', 1), ('points', 3)):
+        prompt = prompt_from_truth(mask, 'thing', how)
+        assert prompt is not None and prompt.points.shape == (count, 2)
+        assert all(mask[int(y), int(x)] for x, y in prompt.points)
+    whole = prompt_from_truth(mask, 'thing', 'mask')
+    assert whole is not None and whole.mask is not None and (whole.mask == mask).all()
+    assert prompt_from_truth(square(0, 0, 9, 9), 'thing', 'box') is None  # too little to point at
+
+
+def test_correction_clicks_into_the_largest_error() -> None:
+    truth = square(10, 10, 50, 40)
+    missed = correction(truth, square(10, 10, 25, 40), 7)
+    assert missed is not None and missed.object_id == 7 and missed.point_labels.tolist() == [1]
+    assert 25 <= missed.points[0, 0] < 50
+    extra = correction(truth, square(10, 10, 79, 50), 7)
+    assert extra is not None and extra.point_labels.tolist() == [0]
+    x, y = extra.points[0].astype(int)
+    assert not truth[y, x]
+    perfect = correction(truth, truth, 7)
+    assert perfect is not None and perfect.point_labels.tolist() == [1]
+    assert correction(np.zeros_like(truth), truth, 7) is None
+
+
+def test_innermost_point_stays_off_the_border_of_the_image() -> None:
+    x, y = innermost_point(square(0, 0, 40, HEIGHT))
+    assert 15 <= x <= 24 and 15 <= y <= 44
+
+
+def test_prompts_of_the_command_line() -> None:
+    points = parse_prompt('point:3,4;5.5,6@left wheel')
+    assert points.points.tolist() == [[3, 4], [5.5, 6]] and points.label == 'left wheel'
+    box = parse_prompt('box:1,2,30,40')
+    assert box.box is not None and box.box.tolist() == [1, 2, 30, 40] and box.label == ''
+    for text in ('', 'point', 'point:1', 'point:1,2,3', 'box:1,2,3', 'box:1,2,3,4;5,6,7,8', 'circle:1,2', 'point:a,b'):
+        with pytest.raises(PromptError, match='write point:x,y or box:x0,y0,x1,y1'):
+            parse_prompt(text)
+
+
+def test_what_moves_is_salient_although_the_camera_moves_too() -> None:
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(0, 255, (60, 80, 3)).astype(np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    thing = cv2.resize(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8), (128, 96), interpolation=cv2.INTER_CUBIC)
+    pictures = []
+    for step in range(5):
+        picture = np.roll(ground, 2 * step, axis=1)
+        x = 300 - 5 * step
+        picture[200:296, x:x + 128] = thing
+        pictures.append(picture)
+    box, why = salient_box(pictures)
+    expected = np.array([280, 200, 408, 296])
+    assert why == 'it moves'
+    assert np.abs(box - expected).max() < 30, box
+
+
+def test_where_nothing_moves_what_stands_out_is_salient() -> None:
+    picture = np.full((240, 320, 3), (90, 120, 90), np.uint8)
+    picture += np.random.default_rng(0).integers(0, 12, picture.shape).astype(np.uint8)
+    picture[90:150, 130:200] = (200, 40, 40)
+    box, why = salient_box([picture])
+    assert 'middle' in why
+    assert np.abs(box - np.array([130, 90, 200, 150])).max() < 25, box
+    flat, _ = salient_box([np.zeros((240, 320, 3), np.uint8)])
+    assert 0 <= flat[0] < flat[2] <= 320 and 0 <= flat[1] < flat[3] <= 240
+
+
+def test_plan_names_objects_of_the_scene_and_keeps_order() -> None:
+    assert all(action.label in truth_ids() for action in PLAN)
+    assert [action.time for action in PLAN] == sorted(action.time for action in PLAN)
+    added = {action.label for action in PLAN if action.verb == 'add'}
+    assert len(added) >= 4
+    assert {action.how for action in PLAN if action.verb == 'add'} == {'box', 'mask', 'points'}
+    assert all(action.label in added for action in PLAN if action.verb != 'add')
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    for index in range(count):
+        cv2.imwrite(str(folder / f'{index:03d}.png'), np.full((HEIGHT, WIDTH, 3), 10 * index, np.uint8))
+
+
+def test_folder_gives_every_picture_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 6)
+    source = open_source(tmp_path, rate=5.0)
+    assert source.duration == pytest.approx(1.0)
+    values = []
+    for index in range(20):
+        picture = source.at(index / 5.0)
+        if picture is None:
+            break
+        values.append(int(picture.rgb[0, 0, 0]))
+    assert values == [0, 10, 20, 30, 40, 50]
+
+
+def test_video_keeps_its_speed_when_frames_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / 'video.mp4'
+    video = VideoFile(path, 20.0)
+    for index in range(40):
+        video.add(np.full((HEIGHT, WIDTH, 3), 5 * index, np.uint8))
+    video.close()
+    source = open_source(path)
+    assert source.rate == pytest.approx(20.0) and source.duration == pytest.approx(39 / 20)
+    for moment in (0.0, 0.5, 0.55, 1.5):
+        picture = source.at(moment)
+        assert picture is not None and picture.truth is None
+        assert abs(float(picture.rgb.mean()) - 100 * moment) < 4
+    assert source.at(2.5) is None
+
+
+@pytest.mark.parametrize('name, message', [
+    ('missing.mp4', 'does not exist'), ('empty', 'has no pictures'), ('text.mp4', 'cannot be read as a video'),
+])
+def test_unreadable_sources_say_why(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'text.mp4').write_text('no video')
+    with pytest.raises(SourceError, match=message):
+        open_source(tmp_path / name)
+
+
+# ---------------------------------------------------------------------------------------------------------------- bags
+
+
+def header(store: Typestore, stamp: int) -> Any:
+    time_type, header_type = store.types['builtin_interfaces/msg/Time'], store.types['std_msgs/msg/Header']
+    return header_type(stamp=time_type(sec=stamp // SECOND, nanosec=stamp % SECOND), frame_id='camera')
+
+
+def image(store: Typestore, pixels: np.ndarray, encoding: str, stamp: int) -> bytes:
+    data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+    message = store.types[IMAGE_TYPE](
+        header=header(store, stamp), height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, is_bigendian=0,
+        step=pixels.strides[0], data=data,
+    )
+    return bytes(store.serialize_cdr(message, IMAGE_TYPE))
+
+
+def objects(store: Typestore, entries: list[tuple[int, str, np.ndarray]], stamp: int) -> bytes:
+    listed = []
+    for object_id, label, mask in entries:
+        ys, xs = np.nonzero(mask)
+        seen = len(xs) > 0
+        region = store.types['sensor_msgs/msg/RegionOfInterest'](
+            x_offset=int(xs.min()) if seen else 0, y_offset=int(ys.min()) if seen else 0,
+            height=int(np.ptp(ys)) + 1 if seen else 0, width=int(np.ptp(xs)) + 1 if seen else 0, do_rectify=False,
+        )
+        listed.append(store.types['robust_pvos_interfaces/msg/TrackedObject'](
+            id=object_id, label=label, state=0 if seen else 1, object_score=0.9, predicted_iou=0.8, box=region,
+            centroid=store.types['geometry_msgs/msg/Point'](x=0.0, y=0.0, z=0.0), area_px=len(xs),
+            frames_since_seen=0 if seen else 3, mask_stamp=header(store, stamp).stamp,
+        ))
+    message = store.types[OBJECTS_TYPE](header=header(store, stamp), camera='camera', objects=listed)
+    return bytes(store.serialize_cdr(message, OBJECTS_TYPE))
+
+
+def test_bag_keeps_every_byte_and_stamp(tmp_path: Path, store: Typestore) -> None:
+    sent = []
+    with BagWriter(tmp_path / 'bag', store) as writer:
+        writer.add_topic('/silent', IMAGE_TYPE)
+        for index in range(5):
+            stamp = START + index * SECOND // 7
+            picture = image(store, np.full((HEIGHT, WIDTH, 3), index, np.uint8), 'rgb8', stamp)
+            table = objects(store, [(1, 'car', square(0, 0, 5, 5))], stamp)
+            for topic, kind, data in ((names.IMAGE, IMAGE_TYPE, picture), (names.OBJECTS, OBJECTS_TYPE, table)):
+                writer.write(topic, kind, stamp + 12_345, data)
+                sent.append((topic, stamp + 12_345, data))
+    with AnyReader([tmp_path / 'bag']) as reader:
+        received = [(connection.topic, when, bytes(data)) for connection, when, data in reader.messages()]
+        assert {connection.topic for connection in reader.connections} == {'/silent', names.IMAGE, names.OBJECTS}
+        connection = next(entry for entry in reader.connections if entry.topic == names.OBJECTS)
+        table = reader.deserialize(sent[1][2], connection.msgtype)
+    assert sorted(received, key=lambda entry: entry[1]) == sent
+    assert table.objects[0].label == 'car'
+    assert (tmp_path / 'bag' / 'metadata.yaml').is_file()
+
+
+def test_bag_definitions_are_those_of_the_running_messages(store: Typestore) -> None:
+    """What rclpy sends can be taken apart with the definitions in the bag."""
+    serialization = pytest.importorskip('rclpy.serialization')
+    from robust_pvos_interfaces.msg import Prompt
+
+    sent = Prompt(camera='camera', object_id=7, label='blue coat', has_box=True, point_labels=[1, 0])
+    sent.header.stamp.sec, sent.header.stamp.nanosec = 12, 34
+    data = serialization.serialize_message(sent)
+    read = store.deserialize_cdr(data, PROMPT_TYPE)
+    assert (read.camera, read.object_id, read.label, read.has_box) == ('camera', 7, 'blue coat', True)
+    assert read.point_labels.tolist() == [1, 0]
+    assert header_stamp(data) == 12 * SECOND + 34
+
+
+def test_header_stamp_in_both_byte_orders() -> None:
+    assert header_stamp(b'\x00\x01\x00\x00' + struct.pack('<iI', 5, 6)) == 5 * SECOND + 6
+    assert header_stamp(b'\x00\x00\x00\x00' + struct.pack('>iI', 5, 6)) == 5 * SECOND + 6
+    with pytest.raises(BagError, match='at least 12 bytes, got 4'):
+        header_stamp(b'\x00\x01\x00\x00')
+
+
+def test_bag_refuses_what_it_cannot_write(tmp_path: Path, store: Typestore) -> None:
+    with BagWriter(tmp_path / 'bag', store) as writer:
+        writer.add_topic('/a', IMAGE_TYPE)
+        with pytest.raises(BagError, match='topic /a has messages of type sensor_msgs/msg/Image, got one of type std'):
+            writer.add_topic('/a', 'std_msgs/msg/Header')
+        with pytest.raises(BagError, match='no_msgs/msg/No is unknown'):
+            writer.write('/b', 'no_msgs/msg/No', 0, b'')
+    with pytest.raises(BagError, match='exists already'):
+        BagWriter(tmp_path / 'bag', store)
+    with AnyReader([tmp_path / 'bag']) as reader:
+        assert [connection.topic for connection in reader.connections] == ['/a']
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+FRAMES = 20
+TRUTH = {'car': 1, 'coat': 2}
+CAR, COAT = square(10, 10, 50, 40), square(55, 30, 75, 50)
+LEFT_HALF = square(10, 10, 30, 40)
+UNPROCESSED, HIDDEN, ASTRAY = (7, 13), range(10, 13), 16
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory: pytest.TempPathFactory, store: Typestore) -> Path:
+    """Twenty images at 10 Hz, two of them never processed: object 1 has half of the car; the coat is hidden for three
+    frames, and on one frame the mask of object 2 lies on the car."""
+    path = tmp_path_factory.mktemp('demo') / 'bag'
+    with BagWriter(path, store) as writer:
+        for index in range(FRAMES):
+            stamp = START + index * SECOND // 10
+            truth, labels = np.zeros((2, HEIGHT, WIDTH), np.uint16)
+            truth[CAR] = 1
+            if index not in HIDDEN:
+                truth[COAT] = 2
+            writer.write(names.IMAGE, IMAGE_TYPE, stamp,
+                         image(store, np.full((HEIGHT, WIDTH, 3), 90, np.uint8), 'rgb8', stamp))
+            writer.write(names.TRUTH, IMAGE_TYPE, stamp + 1, image(store, truth, '16UC1', stamp))
+            if index in UNPROCESSED:
+                continue
+            car, coat = LEFT_HALF, np.zeros_like(COAT)
+            if index not in HIDDEN:
+                coat = CAR & ~LEFT_HALF if index == ASTRAY else COAT
+            labels[car] = 1
+            labels[coat] = 2
+            arrival = stamp + (50 + index) * 1_000_000
+            if index == 3:  # a frame that a prompt has published twice: the second time counts, its latency not
+                writer.write(names.LABELS, IMAGE_TYPE, arrival - 2, image(store, np.zeros_like(labels), '16UC1', stamp))
+                writer.write(names.OBJECTS, OBJECTS_TYPE, arrival - 1, objects(store, [], stamp))
+                arrival += 30_000_000
+            table = [(1, 'car', car), (2, 'coat', coat)] if index < FRAMES - 1 else [(1, 'car', car)]
+            writer.write(names.LABELS, IMAGE_TYPE, arrival, image(store, labels, '16UC1', stamp))
+            writer.write(names.OBJECTS, OBJECTS_TYPE, arrival + 1, objects(store, table, stamp))
+    return path
+
+
+def test_report_counts_what_is_in_the_bag(bag: Path) -> None:
+    keeper = Bookkeeper(TRUTH)
+    frames = list(read_frames(bag))
+    for frame in frames:
+        keeper.add(frame)
+    summary = keeper.summary(*count_inputs(bag))
+    assert (summary.images, summary.processed, summary.dropped) == (FRAMES, FRAMES - 2, 2)
+    assert summary.duration_s == pytest.approx(1.9) and summary.camera_hz == pytest.approx(10.0)
+    expected = [50 + index for index in range(FRAMES) if index not in UNPROCESSED]
+    assert summary.latency_p50_ms == pytest.approx(np.percentile(expected, 50), abs=0.01)
+    assert summary.latency_p99_ms == pytest.approx(np.percentile(expected, 99), abs=0.01)
+    assert summary.ids_stable
+    car, coat = summary.objects
+    assert (car.object_id, car.label, car.removed, car.frames) == (1, 'car', False, FRAMES - 2)
+    assert car.mean_iou == pytest.approx(0.5) and car.astray_frames == 0 and car.hidden_frames == 0
+    assert (coat.object_id, coat.removed, coat.frames) == (2, True, FRAMES - 3)
+    assert (coat.hidden_frames, coat.hidden_and_empty, coat.astray_frames) == (3, 3, 1)
+    assert coat.seen_frames == coat.frames - 3
+    assert coat.mean_iou == pytest.approx((coat.visible_frames - 1) / coat.visible_frames)
+    text = as_text(summary)
+    assert '20 in, 18 processed, 2 dropped' in text and 'removed' in text and '0.500' in text
+    assert frames[3].latency_ms == pytest.approx(53, abs=0.01)
+    assert (frames[3].labels == 1).sum() == LEFT_HALF.sum()
+
+
+def test_report_tells_when_an_id_changes_its_name(bag: Path) -> None:
+    from dataclasses import replace
+
+    keeper = Bookkeeper({})
+    for index, frame in enumerate(read_frames(bag)):
+        renamed = tuple(replace(entry, label='bus' if index == 5 else entry.label) for entry in frame.objects)
+        keeper.add(replace(frame, objects=renamed))
+    summary = keeper.summary(*count_inputs(bag))
+    assert not summary.ids_stable
+    assert all(report.mean_iou is None for report in summary.objects)  # nothing is scored without truth
+
+
+def test_results_are_written_and_play(bag: Path) -> None:
+    evaluate(bag.parent, is_street=False)
+    video = cv2.VideoCapture(str(bag.parent / 'overlay.mp4'))
+    read, picture = video.read()
+    assert read and picture.shape == (HEIGHT, WIDTH, 3)
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == FRAMES - 2
+    sheet = cv2.imread(str(bag.parent / 'contact_sheet.png'))
+    assert sheet is not None and sheet.shape[1] > 1600
+    summary = json.loads((bag.parent / 'summary.json').read_text())
+    assert summary['processed'] == FRAMES - 2 and len(summary['objects']) == 2
+    assert (bag.parent / 'summary.txt').read_text().startswith('1.9 s of video')
+
+
+def test_overlay_shows_each_mask_in_its_place(bag: Path) -> None:
+    frame = next(read_frames(bag))
+    picture = draw_frame(frame).astype(int)
+    plain = np.abs(picture - 90).max(2) < 3
+    assert not plain[20:35, 15:25].any()  # on the car
+    assert plain[52:, :50].all()  # on nothing
+
+
+def test_contact_sheet_places_tiles_in_reading_order(tmp_path: Path) -> None:
+    tiles = [(str(index), np.full((30, 40, 3), 20 * index + 10, np.uint8)) for index in range(5)]
+    sheet = contact_sheet(tiles, columns=3, tile_width=80)
+    top, bottom = sheet[20], sheet[20 + 60 + 26]
+    assert [int(top[x].mean()) for x in (40, 124, 208)] == [10, 30, 50]
+    assert [int(bottom[x].mean()) for x in (40, 124)] == [70, 90]
+    save_sheet(tmp_path / 'sheet.png', sheet)
+    read = cv2.imread(str(tmp_path / 'sheet.png'))
+    assert read is not None and np.abs(read.astype(int) - sheet).max() <= 3
+
+
+def test_bags_without_results_are_reported(tmp_path: Path, store: Typestore) -> None:
+    with BagWriter(tmp_path / 'bag', store) as writer:
+        writer.write(names.IMAGE, IMAGE_TYPE, START, image(store, np.zeros((4, 4, 3), np.uint8), 'rgb8', START))
+    with pytest.raises(ReportError, match='no frame was processed'):
+        evaluate(tmp_path, is_street=True)
+    with pytest.raises(ReportError, match='cannot be read'):
+        evaluate(tmp_path / 'nowhere', is_street=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+def test_a_child_that_dies_ends_the_others_and_shows_its_log(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(ChildError, match=r'(?s)the bad ended with code 3.*out of cheese'), \
+            Children(dict(os.environ), tmp_path) as children:
+        patient = children.start('patient', ['-c', 'print("ready"); import time; time.sleep(60)'], lines.append)
+        while not lines:
+            time.sleep(0.01)
+        bad = children.start('bad', ['-c', 'import sys; print("out of cheese", file=sys.stderr); sys.exit(3)'])
+        children.wait_for(patient, (bad,), 30)
+    assert lines == ['ready']
+    assert patient.code is not None and bad.code == 3
+
+
+def test_a_child_that_does_not_listen_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, 'GRACE', 0.3)
+    deaf = 'import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nprint("deaf")\ntime.sleep(60)'
+    lines: list[str] = []
+    with Children(dict(os.environ), tmp_path) as children:
+        child = children.start('deaf', ['-c', deaf], lines.append)
+        while not lines:
+            time.sleep(0.01)
+    assert child.code == -signal.SIGKILL
+
+
+def test_a_child_may_end_well_before_the_awaited_one(tmp_path: Path) -> None:
+    with Children(dict(os.environ), tmp_path) as children:
+        children.start('early', ['-c', ''])
+        awaited = children.start('awaited', ['-c', 'import time; time.sleep(0.5)'])
+        children.wait_for(awaited, (), 30)
+        assert awaited.code == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- demo
+
+
+def run_demo(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'robust_pvos_ros.demo.run', *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )
+
+
+def output_of(process: subprocess.Popen[str], timeout: float = 240) -> str:
+    try:
+        return process.communicate(timeout=timeout)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('--video', 'no_such_file.mp4'), 'no_such_file.mp4 does not exist'),
+    (('--prompt', 'point:1,2'), '--prompt goes with --video'),
+    (('--video', '.', '--prompt', 'spot:1'), "'spot:1' is not understood"),
+    (('--rate', '-5'), '--rate must be positive'),
+])
+def test_wrong_arguments_are_explained(arguments: tuple[str, ...], message: str) -> None:
+    process = run_demo(*arguments)
+    output = output_of(process)
+    assert process.returncode == 2
+    assert message in output
+
+
+needs_weights = pytest.mark.skipif(not shipped_weights().is_file(), reason=f'{shipped_weights().name} is not there')
+
+
+@pytest.mark.slow
+@needs_weights
+def test_demo_end_to_end(tmp_path: Path) -> None:
+    process = run_demo('--out', str(tmp_path), '--duration', '8', '--rate', '10')
+    output = output_of(process)
+    assert process.returncode == 0, output
+    for name in ('overlay.mp4', 'contact_sheet.png', 'summary.json', 'bag/metadata.yaml', 'logs/node.log'):
+        assert (tmp_path / name).stat().st_size > 0, name
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['ids_stable'] and summary['processed'] >= 10
+    assert [entry['object_id'] for entry in summary['objects']] == [1, 2, 3]
+    assert [entry['label'] for entry in summary['objects']] == ['red car', 'yellow jacket', 'blue coat']
+    assert summary['prompts'] == 4  # three objects and a correction
+    assert np.mean([entry['mean_iou'] for entry in summary['objects']]) > 0.5, output
+
+
+@pytest.mark.slow
+@needs_weights
+def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+    psutil = pytest.importorskip('psutil')
+    process = run_demo('--out', str(tmp_path))
+    log = tmp_path / 'logs' / 'camera.log'
+    end = time.monotonic() + 120
+    while not (log.is_file() and 'frame 3 ' in log.read_text()):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 4
+    process.send_signal(signal.SIGINT)
+    output = output_of(process, 60)
+    assert process.returncode == 130, output
+    assert 'all processes of the demo have ended' in output
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert (tmp_path / 'bag' / 'metadata.yaml').is_file()  # the recording up to here is complete
+
+
+@pytest.mark.slow
+def test_a_node_that_cannot_start_fails_the_demo(tmp_path: Path) -> None:
+    process = run_demo('--out', str(tmp_path), '--param', 'no argument')
+    output = output_of(process, 120)
+    assert process.returncode == 1
+    assert 'demo failed: the node ended with code' in output
