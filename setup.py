@@ -31,7 +31,7 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'segmentation_node = robust_pvos_ros.segmentation_node:main',
+            'segmentation_node = robust_pvos_ros.node_main:main',
             'demo = robust_pvos_ros.demo.run:main',
             'demo_camera = robust_pvos_ros.demo.camera:main',
             'demo_client = robust_pvos_ros.demo.client:main',

@@ -1,6 +1,6 @@
 """Start the segmentation node.
 
-    ros2 launch robust_pvos_ros segmentation.launch.py params_file:=FILE.yaml namespace:=front
+    ros2 launch robust_pvos_ros segmentation.launch.py image_topic:=/front/image_raw params_file:=FILE.yaml
 """
 
 from launch import LaunchDescription
@@ -18,6 +18,11 @@ def generate_launch_description():
             'params_file',
             default_value=PathJoinSubstitution([CONFIG, 'segmentation.yaml']),
             description='YAML file with the parameters that differ from the defaults of the node.',
+        ),
+        DeclareLaunchArgument(
+            'image_topic',
+            default_value='camera/image_raw',
+            description='Topic of the camera images; the name that the parameter camera.image_topic has by default.',
         ),
         DeclareLaunchArgument(
             'namespace',
@@ -50,6 +55,7 @@ def generate_launch_description():
         name='robust_pvos',
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}],
+        remappings=[('camera/image_raw', LaunchConfiguration('image_topic'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen',
         emulate_tty=True,

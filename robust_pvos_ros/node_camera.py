@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -90,8 +90,13 @@ class Camera:
         self._worker.attach(self._queue)
         depth = self._depth if self._every else LIVE_DEPTH
         reliability = ReliabilityPolicy.RELIABLE if self._every else ReliabilityPolicy.BEST_EFFORT
+        # An executor that waits for a subscription's events fails when another thread destroys the subscription.
         self._subscription = self._node.create_subscription(
-            Image, self.config.image_topic, self.on_image, QoSProfile(depth=depth, reliability=reliability)
+            Image,
+            self.config.image_topic,
+            self.on_image,
+            QoSProfile(depth=depth, reliability=reliability),
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
 
     def deactivate(self) -> None:
@@ -125,6 +130,15 @@ class Camera:
     def topic(self) -> str:
         """Full name of the image topic."""
         return self._node.resolve_topic_name(self.config.image_topic)
+
+    def silence(self) -> str:
+        """Why no images arrive, as far as the graph tells."""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if not publishers:
+            return f'nobody publishes on {self.topic}'
+        if self._every and all(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers):
+            return f'{self.topic} is published best effort, but overload_policy every needs a reliable publisher'
+        return f'no images arrive on {self.topic} though somebody publishes there'
 
     def on_image(self, message: Image) -> None:
         """Queue one image, or drop and report it if it is malformed."""

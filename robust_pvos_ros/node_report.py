@@ -76,7 +76,7 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
     elif fresh['malformed']:
         level, text = DiagnosticStatus.WARN, camera.last_problem
     elif node.state == 'active' and not arriving:
-        level, text = DiagnosticStatus.WARN, f'no images on {camera.topic}'
+        level, text = DiagnosticStatus.WARN, camera.silence()
     values: dict[str, object] = {
         'fps': processed,
         'input_fps': arriving,

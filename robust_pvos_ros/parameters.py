@@ -4,7 +4,7 @@ A field's default and its line in the docstring are the parameter's default and 
 tables below.  A wrong value at start does not end the node: it is remembered, fails ``configure`` with a sentence that
 names the parameter and its range, and is forgotten when the parameter is set correctly.
 
-``python -m robust_pvos_ros.parameters --markdown`` prints the reference tables of the README.
+``python -m robust_pvos_ros.parameters --write README.md`` brings the reference tables of the README up to date.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
@@ -27,6 +28,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
 
+MARKS = ('<!-- interface tables: begin -->', '<!-- interface tables: end -->')
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 Value = bool | int | str | list
 
@@ -334,26 +336,42 @@ def parameter_table() -> str:
     return markdown_table(('parameter', 'default', 'must be', 'can be set', 'what'), rows)
 
 
-def markdown() -> Mapping[str, str]:
-    """The reference tables of the README by name: parameters, topics, services."""
-    return {
-        'parameters': parameter_table(),
-        'topics': markdown_table(
+def reference() -> str:
+    """The README's tables of parameters, topics and services."""
+    tables = {
+        'Parameters': parameter_table(),
+        'Topics': markdown_table(
             ('topic', 'direction', 'type', 'what'), [(f'`{t.name}`', t.direction, t.type, t.what) for t in TOPICS]
         ),
-        'services': markdown_table(
+        'Services': markdown_table(
             ('service', 'type', 'what'), [(f'`{service.name}`', service.type, service.what) for service in SERVICES]
         ),
     }
+    return '\n\n'.join(f'### {name}\n\n{table}' for name, table in tables.items())
+
+
+def with_reference(text: str) -> str:
+    """A document with the current tables between its marks.  Raises ``ValueError`` if the marks are missing."""
+    begin, end = MARKS
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f'the document lacks the lines {begin} and {end}')
+    return f'{before}{begin}\n\n{reference()}\n\n{end}{after}'
 
 
 def main() -> None:
-    """Print the reference tables."""
+    """Print the reference tables, or put them into a document."""
     parser = argparse.ArgumentParser(description='Reference tables of the segmentation node.')
-    parser.add_argument('--markdown', action='store_true', required=True, help='print the tables as Markdown')
-    parser.parse_args()
-    for name, table in markdown().items():
-        print(f'### {name.capitalize()}\n\n{table}\n')
+    parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
+    parser.add_argument('--write', type=Path, metavar='README', help='put the tables between the marks of a document')
+    args = parser.parse_args()
+    if args.write:
+        args.write.write_text(with_reference(args.write.read_text(encoding='utf-8')), encoding='utf-8')
+    elif args.markdown:
+        print(reference())
+    else:
+        parser.error('give --markdown or --write README')
 
 
 if __name__ == '__main__':

@@ -28,7 +28,6 @@ class FrameQueue(Generic[Item]):
 
     def __init__(self, capacity: int, handle: Callable[[Item], None]) -> None:
         self.handle = handle
-        self.dropped = 0
         self._capacity = capacity
         self._items: deque[Item] = deque()
 
@@ -41,7 +40,6 @@ class FrameQueue(Generic[Item]):
         if len(self._items) <= self._capacity:
             return True
         self._items.popleft()
-        self.dropped += 1
         return False
 
     def pop(self) -> Item:

@@ -225,3 +225,7 @@ class Harness:
 
     def counts(self) -> dict[str, int]:
         return self.node.cameras['camera'].statistics.counts()
+
+    def said(self) -> list[str]:
+        """Every text of the diagnostics so far."""
+        return [status.message for report in list(self.diagnostics) for status in report.status]

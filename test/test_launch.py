@@ -132,6 +132,33 @@ def test_segmentation_takes_parameters_namespace_and_time(tmp_path: Path) -> Non
     assert 'process has finished cleanly' in log.read_text()
 
 
+def test_image_topic_is_remapped_from_the_default_of_the_node() -> None:
+    from robust_pvos_ros.parameters import camera_specs
+
+    arguments = description_of(ROOT / 'launch' / 'segmentation.launch.py').get_launch_arguments()
+    given = {argument.name: argument.default_value for argument in arguments}
+    topic = {spec.name: spec.default for spec in camera_specs('camera')}['camera.image_topic']
+    assert ''.join(part.text for part in given['image_topic']) == topic
+
+
+def test_image_topic_reaches_the_subscription(tmp_path: Path) -> None:
+    import rclpy
+
+    arguments = ('image_topic:=/front/image_raw', 'namespace:=mapped')
+    context = rclpy.Context()
+    with launched(ROOT / 'launch' / 'segmentation.launch.py', tmp_path / 'log.txt', *arguments):
+        rclpy.init(context=context)
+        try:
+            node = rclpy.create_node('launch_test', context=context)
+            end = time.monotonic() + 60
+            while not node.get_subscriptions_info_by_topic('/front/image_raw') and time.monotonic() < end:
+                time.sleep(0.1)
+            names = [info.node_name for info in node.get_subscriptions_info_by_topic('/front/image_raw')]
+        finally:
+            context.shutdown()
+    assert names == ['robust_pvos'], (tmp_path / 'log.txt').read_text()
+
+
 def test_segmentation_runs_with_the_shipped_configuration(tmp_path: Path) -> None:
     from robust_pvos_ros.parameters import node_specs
 

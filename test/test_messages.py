@@ -238,7 +238,7 @@ def result_of_two() -> FrameResult:
     masks[0, 1:3, 2:6] = True
     labels = np.where(masks[0], 300, 0).astype(np.uint16)
     seen = TrackedObject(
-        300, 'car', ObjectState.TRACKING, np.float32(0.75), np.float32(0.5), (2, 1, 6, 3), (3.5, 1.5), 8, 0, 5
+        300, 'car', ObjectState.TRACKING, 0.75, 0.5, (2, 1, 6, 3), (3.5, 1.5), 8, 0, 5
     )
     gone = TrackedObject(301, '', ObjectState.LOST, 0.1, 0.2, (0, 0, 0, 0), (0.0, 0.0), 0, 91, 5)
     return FrameResult(5, 0, 6, 8, (seen, gone), np.zeros((2, 2, 2), np.float32), masks, labels)

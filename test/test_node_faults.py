@@ -27,7 +27,9 @@ from node_harness import (
     stamp,
     wait_until,
 )
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from robust_pvos_interfaces.msg import Prompt
+from sensor_msgs.msg import Image
 
 
 @pytest.fixture(scope='module')
@@ -266,6 +268,18 @@ def test_a_wrong_parameter_fails_configure_and_a_corrected_one_succeeds(tmp_path
         assert other.transition(Transition.TRANSITION_ACTIVATE)
         other.frame()
         assert other.node.cameras['camera'].tracker.config.max_objects == 5
+    finally:
+        other.close()
+
+
+def test_a_camera_that_does_not_fit_the_overload_policy_is_named():
+    other = Harness(namespace='/other', threads=1, overload_policy='every', camera__image_topic='weak/image')
+    try:
+        other.wait_active()
+        wait_until(lambda: 'nobody publishes on /other/weak/image' in other.said(), 'the missing camera to be told')
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        other.client.create_publisher(Image, 'weak/image', best_effort)
+        wait_until(lambda: any('needs a reliable publisher' in told for told in other.said()), 'the misfit to be told')
     finally:
         other.close()
 

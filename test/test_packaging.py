@@ -107,6 +107,21 @@ def test_launch_files_configuration_and_manifest_are_installed(metadata: dict[st
     assert not {path.relative_to(ROOT) for path in wanted} - files
 
 
+def test_every_ros_package_that_is_imported_is_declared() -> None:
+    declared = {entry.text for tag in ('depend', 'exec_depend') for entry in manifest(ROOT).iter(tag)}
+    imported = {
+        name.split('.')[0]
+        for tree in ('robust_pvos_ros', 'launch')
+        for path in (ROOT / tree).rglob('*.py')
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ''])
+    }
+    ros = {name for name in imported if re.search('_(msgs|srvs|interfaces)$|^(rclpy|launch|launch_ros|cv_bridge)$', name)}
+    assert ros >= {'rclpy', 'sensor_msgs', 'robust_pvos_interfaces'}
+    assert ros <= declared, ros - declared
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'config').glob('*.yaml')), ids=lambda path: path.name)
 def test_configuration_is_of_the_form_ros_reads(path: Path) -> None:
     for node, content in yaml.safe_load(path.read_text()).items():

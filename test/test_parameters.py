@@ -100,7 +100,7 @@ def test_overrides_are_used_also_those_of_a_camera(world):
     assert configuration.model.device == 'cpu'
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     'text for a number': ({'max_objects': 'many'}, "max_objects must be an integer from 1 to 64, got 'many'"),
     'float for a number': ({'max_objects': 3.5}, 'max_objects must be an integer from 1 to 64, got 3.5'),
     'bool for a number': ({'lost_after': True}, 'lost_after must be an integer from 1 to 100000, got true'),
@@ -180,18 +180,20 @@ def test_an_unknown_parameter_is_reported_with_the_nearest_name(world, capfd):
 
 
 def test_the_readme_shows_the_tables_of_the_code():
-    if not README.is_file():
-        pytest.skip('there is no README')
     text = README.read_text(encoding='utf-8')
-    for name, table in parameters.markdown().items():
-        assert table in text, (
-            f'the README lacks the current table of {name}: '
-            f'paste what python -m robust_pvos_ros.parameters --markdown prints'
-        )
+    assert text == parameters.with_reference(text), (
+        'the tables of README.md are not those of the code: run python -m robust_pvos_ros.parameters --write README.md'
+    )
 
 
-def test_the_tables_can_be_printed():
-    command = [sys.executable, '-m', 'robust_pvos_ros.parameters', '--markdown']
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_the_tables_can_be_printed_and_written(tmp_path):
+    command = [sys.executable, '-m', 'robust_pvos_ros.parameters']
+    printed = subprocess.run([*command, '--markdown'], capture_output=True, text=True, check=True).stdout
     for line in ('### Parameters', '| `max_objects` | `16` |', '| `~/add_object` |', '| `~/NAME/label_image` |'):
         assert line in printed
+    document = tmp_path / 'document.md'
+    document.write_text('a\n' + '\nstale\n'.join(parameters.MARKS) + '\nz\n', encoding='utf-8')
+    subprocess.run([*command, '--write', str(document)], check=True)
+    text = document.read_text(encoding='utf-8')
+    assert printed.strip() in text
+    assert text.startswith('a\n') and text.endswith('\nz\n') and 'stale' not in text

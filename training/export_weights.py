@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -29,7 +29,9 @@ def export(checkpoint: str | Path, output: str | Path, image_size: int = 256) ->
         ValueError: if the weights do not fit the architecture, or a weight does not fit float16.
     """
     state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in state['config']['model'].items()}
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in state['config']['model'].items()
+    }
     config = CompactConfig(**{**fields, 'image_size': image_size})
     model = build_compact(config)
     try:
@@ -56,11 +58,13 @@ def export(checkpoint: str | Path, output: str | Path, image_size: int = 256) ->
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(output.name + '.part')
     save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
-    os.replace(part, output)
+    part.chmod(0o644)
+    part.replace(output)
     return metadata
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('output', type=Path)

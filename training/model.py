@@ -33,6 +33,7 @@ class PromptMix:
         mask: share of objects that start from a mask; the others start from one kind of click per step.
         box, one_point, points, corrected: odds of the kinds of click.
         imperfect: share of the masks that are spoilt.
+        forced: chance that the true mask of clicked objects is remembered instead of the decoder's.
     """
 
     mask: float = 0.55
@@ -41,6 +42,7 @@ class PromptMix:
     points: float = 0.15
     corrected: float = 0.2
     imperfect: float = 0.3
+    forced: float = 0.0
 
 
 @dataclass
@@ -60,8 +62,9 @@ class Decoded:
 
 @dataclass
 class Supervised:
-    """A decoder output and the rows of the batch it belongs to."""
+    """A decoder output, the rows of the batch it belongs to and its task: mask, click or track."""
 
+    task: str
     frame: int
     rows: Tensor
     decoded: Decoded
@@ -98,9 +101,34 @@ class ClipModel(SAM2Base):
             for head in decoder.output_hypernetworks_mlps:
                 for linear in head.layers:
                     linear.weight.mul_(3**0.5)
-            for layer in self.memory_attention.layers:
-                for linear in (layer.cross_attn_image.v_proj, layer.cross_attn_image.out_proj):
-                    linear.weight.mul_(3**0.5)
+            for embedding in prompts.point_embeddings:
+                embedding.weight.mul_(0.3)  # the place of a point outweighs its kind
+            attentions = [decoder.transformer.final_attn_token_to_image]
+            for block in decoder.transformer.layers:
+                attentions += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
+            for attention in attentions:  # tokens attend to the place they name: its encoding is their own
+                attention.q_proj.weight.mul_(1.8)
+                attention.k_proj.weight.copy_(attention.q_proj.weight)
+                attention.q_proj.bias.zero_()
+                attention.k_proj.bias.zero_()
+        self._match_by_likeness()
+
+    @torch.no_grad()
+    def _match_by_likeness(self) -> None:
+        """Let every pixel attend at first to remembered pixels with like features (Oh et al. 2019, STM)."""
+        encoder = self.memory_encoder
+        nn.init.dirac_(encoder.pix_feat_proj.weight)
+        nn.init.zeros_(encoder.pix_feat_proj.bias)
+        nn.init.orthogonal_(encoder.out_proj.weight.view(self.mem_dim, self.hidden_dim))
+        project = encoder.out_proj.weight.view(self.mem_dim, self.hidden_dim)
+        for layer in self.memory_attention.layers:
+            attention = layer.cross_attn_image
+            nn.init.orthogonal_(attention.k_proj.weight)
+            attention.q_proj.weight.copy_(attention.k_proj.weight @ project)
+            attention.q_proj.bias.fill_(0.3)  # equal biases under rotary encoding favour the same place
+            attention.k_proj.bias.fill_(0.3)
+            for linear in (attention.v_proj, attention.out_proj):
+                linear.weight.mul_(3**0.5)
 
     def forward(self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator) -> list[Supervised]:
         """Follow the objects ``rows`` through clips; images uint8 (B, T, 3, S, S)."""
@@ -130,7 +158,7 @@ class ClipModel(SAM2Base):
                     num_frames=POINTER_FRAMES,
                 )
                 decoded = self._decode(pix_feat, high_res)
-                outputs.append(Supervised(frame, torch.arange(len(rows.clip), device=images.device), decoded))
+                outputs.append(Supervised('track', frame, torch.arange(len(rows.clip), device=images.device), decoded))
                 mask, pointer, score = self._remembered(decoded)
             if frame == frames - 1:
                 break
@@ -203,15 +231,17 @@ class ClipModel(SAM2Base):
                 half = torch.from_numpy(rng.uniform(size=len(index)) < 0.5).to(given.device)
                 given = torch.where(half[:, None, None], spoil(given, rng), given)
             decoded, remembered = self._from_masks(pix_feat[index], [x[index] for x in high_res], given, rng)
-            supervised.append(Supervised(0, index, decoded))
+            supervised.append(Supervised('mask', 0, index, decoded))
             pieces.append((index, remembered))
         index = (~by_mask).nonzero()[:, 0]
         if len(index):
             conditioned = (feats[-1] + self.no_mem_embed).permute(1, 2, 0).unflatten(2, sizes[-1])[index]
             decoded = self._from_clicks(conditioned, [x[index] for x in high_res], truth[index], mix, rng)
-            supervised.append(Supervised(0, index, decoded))
+            supervised.append(Supervised('click', 0, index, decoded))
             mask, pointer, score = self._remembered(decoded)
-            if rng.uniform() < 0.5:  # at inference the mask of a clicked frame is binarised before it is remembered
+            if rng.uniform() < mix.forced:
+                mask, score = truth[index, None] * 20.0 - 10.0, torch.full_like(score, 10.0)
+            elif rng.uniform() < 0.5:  # at inference the mask of a clicked frame is binarised before it is remembered
                 mask = torch.where(mask > 0, 10.0, -10.0)
             pieces.append((index, (mask, pointer, score)))
         order = torch.cat([index for index, _ in pieces]).argsort()

@@ -8,10 +8,8 @@ A run can be killed at any time and goes on from its last checkpoint when starte
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
-import os
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,7 +24,7 @@ from omegaconf import OmegaConf
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.compact import CompactConfig
-from training.losses import LossWeights, frame_loss
+from training.losses import LossWeights, frame_loss, hard_iou
 from training.model import ClipModel, PromptMix
 from training.prompts import choose_objects
 from training.validate import region_similarity, validation_bank
@@ -41,7 +39,7 @@ class Stage:
     Attributes:
         size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
         passes: steps taken on each rendered batch, with other objects and prompts.
-        pace: factor on the speed of the rendered motion.
+        pace, scale: factors on the speed and the size of the rendered objects.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
     """
@@ -53,6 +51,7 @@ class Stage:
     objects: int = 2
     passes: int = 2
     pace: float = 1.0
+    scale: float = 1.0
     lr: float = 1e-3
     decay: bool = False
     steps: int = 0
@@ -128,6 +127,7 @@ class Trainer:
 
     @property
     def stage(self) -> Stage:
+        """The current stage."""
         return self.config.stages[self.progress.stage]
 
     def _build(self, size: int) -> ClipModel:
@@ -160,7 +160,7 @@ class Trainer:
             'optimiser': self.optimiser.state_dict(),
         }
         torch.save(state, self.run / 'last.pt.part')
-        os.replace(self.run / 'last.pt.part', self.run / 'last.pt')
+        (self.run / 'last.pt.part').replace(self.run / 'last.pt')
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -184,6 +184,7 @@ class Trainer:
         return done
 
     def learning_rate(self) -> float:
+        """The stage's rate after warm-up and decay."""
         stage = self.stage
         rate = stage.lr * min(1.0, (self.progress.step + 1) / self.config.warmup)
         return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.fraction()))) if stage.decay else 1.0)
@@ -203,7 +204,7 @@ class Trainer:
             bank = self._textures()
             self.progress.step = step
             seed = self.config.seed * 1_000_003 + index
-            self._clips = index, *render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace)
+            self._clips = index, *render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale)
         return self._clips[1], self._clips[2]
 
     def train_step(self) -> dict[str, float]:
@@ -223,12 +224,17 @@ class Trainer:
             outputs = self.model(images, rows, stage.mix, rng)
         quarter = torch.nn.functional.avg_pool2d(rows.masks, 4)
         losses, terms = [], []
+        reached: dict[str, list[float]] = {}
         for output in outputs:
             decoded = output.decoded
             target = quarter[output.rows, output.frame]
             loss, parts = frame_loss(decoded.logits, decoded.ious, decoded.score, target, config.losses)
             losses.append(loss)
             terms.append(parts)
+            best = decoded.logits.detach()[torch.arange(len(target)), decoded.ious.argmax(1)]
+            visible = (target > 0.5).flatten(1).any(1)
+            if visible.any():
+                reached.setdefault(f'J_{output.task}', []).append(float(hard_iou(best, target)[visible].mean()))
         total = torch.stack(losses).mean()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -241,7 +247,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.stage_step += 1
         means = {k: float(torch.stack([t[k] for t in terms]).mean()) for k in terms[0]}
-        return {'loss': float(total.detach()), **means, 'norm': float(norm)}
+        return {'loss': float(total.detach()), **means, 'norm': float(norm), **{k: float(np.mean(v)) for k, v in reached.items()}}
 
     def _update_average(self) -> None:
         decay = min(self.config.ema, (self.progress.step + 1) / (self.progress.step + 10))
@@ -267,8 +273,7 @@ class Trainer:
     def validate(self, bank: TextureBank) -> None:
         """J on held-out clips at the model's own size and at the training size."""
         progress = self.progress
-        sizes = sorted({self.config.model.image_size, self.stage.size if progress.stage < len(self.config.stages) else 0})
-        for size in (s for s in sizes if s):
+        for size in sorted({self.config.model.image_size, self.model.image_size}):
             score = region_similarity(self.averaged_model(size), bank, self.config.validate_clips)
             progress.validation.append([progress.step, round(progress.seconds), size, round(score, 4)])
             log.info('validation at step %d: J %.4f at %d pixels', progress.step, score, size)
@@ -285,8 +290,8 @@ class Trainer:
             self.progress.seconds += seconds
             self.progress.stage_seconds += seconds
             if len(recent) == 50:
-                means = {k: float(np.mean([r[k] for r in recent])) for k in recent[0]}
-                text = ' '.join(f'{k} {v:.4f}' for k, v in means.items())
+                means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in set().union(*recent)}
+                text = ' '.join(f'{k} {v:.4f}' for k, v in sorted(means.items()))
                 log.info(
                     'step %d stage %s %.0f%% lr %.1e %.2f s/step: %s', self.progress.step, self.stage.name,
                     100 * self.fraction(), self.learning_rate(), seconds, text,
@@ -308,6 +313,7 @@ def _deadline(text: str) -> float:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default=None, help='YAML file over the defaults of TrainConfig')
     parser.add_argument('--run', required=True, type=Path, help='folder of checkpoints and log')

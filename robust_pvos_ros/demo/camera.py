@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
 from robust_pvos_interfaces.msg import Prompt
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -138,7 +139,7 @@ class DemoCamera(StoppableNode):
         return not self._thread.is_alive()
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--video', type=Path, help='video file or folder of pictures; default: the street scene')
     parser.add_argument('--rate', type=float, help='Hz; default: that of the video, 15 for the scene and folders')
@@ -155,8 +156,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the camera until its pictures or SIGINT end it."""
-    options = _parse(arguments)
+    """Run the camera until its pictures or SIGINT end it.
+
+    Args:
+        arguments: program name, options and ROS arguments; None takes the process's.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    options = _parse(remove_ros_args(arguments)[1:])
     stop = StopSignal()
     cv2.setNumThreads(1)  # the other core is the network's
     try:
@@ -169,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         cameras.append(DemoCamera(source, options, stop))
         return cameras[0]
 
-    code = run(create, stop, [])
+    code = run(create, stop, arguments)
     if cameras and cameras[0].problem:
         sys.exit(cameras[0].problem)
     sys.exit(code)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Client
+from rclpy.utilities import remove_ros_args
 from robust_pvos_interfaces.msg import TrackedObjects
 from robust_pvos_interfaces.srv import AddObject, RefineObject, RemoveObject
 from sensor_msgs.msg import Image
@@ -280,7 +281,7 @@ def _ids_of(message: Image) -> np.ndarray:
     return rows[:, :2 * message.width].view('>u2' if message.is_bigendian else '<u2').astype(np.uint16)
 
 
-def _parse(arguments: list[str] | None) -> tuple[list[Prompt], bool]:
+def _parse(arguments: list[str]) -> tuple[list[Prompt], bool]:
     parser = argparse.ArgumentParser(description='Points at objects through the services of the segmentation node.')
     parser.add_argument('--prompt', action='append', default=[], metavar='TEXT',
                         help='point:x,y or box:x0,y0,x1,y1 in pixels, with @label at the end if you like; repeatable')
@@ -296,8 +297,13 @@ def _parse(arguments: list[str] | None) -> tuple[list[Prompt], bool]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the requests until they are done or SIGINT comes."""
-    prompts, auto = _parse(arguments)
+    """Run the requests until they are done or SIGINT comes.
+
+    Args:
+        arguments: program name, options and ROS arguments; None takes the process's.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    prompts, auto = _parse(remove_ros_args(arguments)[1:])
     stop = StopSignal()
     clients: list[DemoClient] = []
 
@@ -305,7 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
         clients.append(DemoClient(prompts, auto, stop))
         return clients[0]
 
-    code = run(create, stop, [])
+    code = run(create, stop, arguments)
     sys.exit(clients[0].problem if clients and clients[0].problem else code)
 
 

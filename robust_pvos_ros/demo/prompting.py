@@ -112,10 +112,9 @@ def parse_prompt(text: str) -> Prompt:
 
 
 def salient_box(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, str]:
-    """Box around what a person would most likely look at.
+    """Box around what a person would most likely look at: near the middle, unlike the border in colour, moving.
 
-    What moves differently from the rest of the picture, near the middle, comes first; where nothing does, what differs
-    most in colour from the border of the picture.
+    A heuristic that finds a lone subject; say what you mean with a prompt of your own where there are several.
 
     Args:
         pictures: one or more consecutive uint8 (H, W, 3) RGB frames; the box belongs to the last.
@@ -128,25 +127,30 @@ def salient_box(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, str]:
     small = [cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for picture in pictures]
     rows, columns = small[-1].shape[:2]
     y, x = np.mgrid[:rows, :columns]
-    centre = np.exp(-(((x / columns - 0.5) / 0.32) ** 2 + ((y / rows - 0.5) / 0.32) ** 2))
+    centre = np.exp(-(((x / columns - 0.5) / 0.38) ** 2 + ((y / rows - 0.5) / 0.38) ** 2))
+    contrast = _contrast_to_border(small[-1])
     motion = _own_motion(small[0], small[-1]) if len(small) > 1 else np.zeros((rows, columns), np.float32)
-    moving = motion > max(0.6, 0.35 * float(np.percentile(motion, 99)))
-    part, why = _best_part(moving, motion * centre), 'it moves'
-    if part.mean() < 0.004:
-        salience = _contrast_to_border(small[-1]) * centre
-        threshold = max(float(np.percentile(salience, 85)), 0.4 * float(salience.max()))
-        part, why = _best_part(salience > threshold, salience), 'it stands out near the middle'
+    moves = float(np.percentile(motion, 99)) > 0.8
+    cues = _stretched(contrast) + (1.5 * _stretched(motion) if moves else 0.0)
+    salience = cv2.GaussianBlur((cues * centre).astype(np.float32), (0, 0), 3)
+    part = _best_part(salience > max(float(np.percentile(salience, 85)), 0.45 * float(salience.max())), salience)
     if not part.any():
-        part, why = centre > 0.5, 'it is the middle of the picture'
-    box = bounding_box(part) / scale
-    return np.clip(box, 0, [width, height, width, height]).astype(np.float32), why
+        part = centre > 0.5
+    box = np.clip(bounding_box(part) / scale, 0, [width, height, width, height]).astype(np.float32)
+    return box, 'it moves and stands out' if moves else 'it stands out'
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Values mapped so that the median becomes 0 and the 98th percentile 1, clipped to that range."""
+    low, high = np.percentile(values, (50, 98))
+    return np.clip((values - low) / max(float(high - low), 1e-6), 0, 1)
 
 
 def _own_motion(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Length of the optical flow, in pixels, that an affine camera motion does not explain."""
+    """Length of the optical flow, in pixels, that an affine camera motion does not explain; 0 where nothing is seen."""
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, last)]
     start = np.zeros((*grey[0].shape, 2), np.float32)
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(grey[0], grey[1], start)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(grey[1], grey[0], start)
     y, x = np.mgrid[:flow.shape[0], :flow.shape[1]].astype(np.float32)
     here = np.stack([x, y], -1)
     grid = (slice(4, None, 8), slice(4, None, 8))
@@ -155,16 +159,22 @@ def _own_motion(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     if matrix is None:
         return np.zeros(flow.shape[:2], np.float32)
     explained = here @ matrix[:, :2].T.astype(np.float32) + matrix[:, 2].astype(np.float32) - here
-    return cv2.blur(np.linalg.norm(flow - explained, axis=2), (5, 5))
+    texture = cv2.blur(cv2.morphologyEx(grey[1], cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), (9, 9))
+    seen = np.clip(texture.astype(np.float32) / 24, 0, 1)  # flow over a plain surface is a guess
+    return np.minimum(np.linalg.norm(flow - explained, axis=2), 6) * seen
 
 
 def _contrast_to_border(picture: np.ndarray) -> np.ndarray:
-    lab = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32), (0, 0), 3)
-    rim = max(2, min(lab.shape[:2]) // 16)
+    """Distance in Lab to the nearest of the colours that the border of the picture is made of."""
+    lab = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB), (0, 0), 1.5).astype(np.float32)
+    rim = max(2, min(lab.shape[:2]) // 20)
     border = np.concatenate([lab[:rim].reshape(-1, 3), lab[-rim:].reshape(-1, 3), lab[:, :rim].reshape(-1, 3),
                              lab[:, -rim:].reshape(-1, 3)])
-    spread = border.std(0) + 4
-    return np.linalg.norm((lab - border.mean(0)) / spread, axis=2)
+    cv2.setRNGSeed(0)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
+    _, _, centres = cv2.kmeans(border, min(8, len(border)), np.zeros((len(border), 1), np.int32), stop, 1,
+                               cv2.KMEANS_PP_CENTERS)
+    return np.min([np.linalg.norm(lab - colour, axis=2) for colour in centres], axis=0)
 
 
 def _best_part(mask: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
 from robust_pvos_interfaces.msg import Prompt, TrackedObjects
 from sensor_msgs.msg import Image
 
@@ -95,10 +96,15 @@ class Recorder(StoppableNode):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Record until SIGINT."""
+    """Record until SIGINT.
+
+    Args:
+        arguments: program name, options and ROS arguments; None takes the process's.
+    """
+    arguments = sys.argv if arguments is None else arguments
     parser = argparse.ArgumentParser(description="Records the demo's topics into a bag.")
     parser.add_argument('bag', type=Path, help='folder to be made for the bag')
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(remove_ros_args(arguments)[1:])
     stop = StopSignal()
     try:
         writer = BagWriter(options.bag)
@@ -110,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         recorders.append(Recorder(writer, TOPICS, stop))
         return recorders[0]
 
-    code = run(create, stop, [])
+    code = run(create, stop, arguments)
     sys.exit(recorders[0].problem if recorders and recorders[0].problem else code)
 
 

@@ -229,7 +229,8 @@ class Bookkeeper:
             report.removed = report.object_id not in present
             report.mean_iou = float(np.mean(report.ious)) if report.ious else None
         labels = [next(iter(texts)) for texts in self._labels.values()]
-        stable = all(len(texts) == 1 for texts in self._labels.values()) and len(set(labels)) == len(labels)
+        named = [label for label in labels if label in self._truth_ids]  # the scene's names are unique
+        stable = all(len(texts) == 1 for texts in self._labels.values()) and len(set(named)) == len(named)
         duration = max((max(image_stamps) - min(image_stamps)) / 1e9, 1e-9)
         return Summary(
             duration, len(image_stamps), len(self._stamps), len(image_stamps) - len(self._stamps),

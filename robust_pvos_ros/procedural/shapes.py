@@ -93,10 +93,12 @@ def _blob(rng: np.random.Generator) -> _Plan:
     plan = _Plan([_Part(0, 0, rng.uniform(0.35, 0.75), rng.uniform(0.35, 0.75), outline=kind)])
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.4, 0.3, 0.2, 0.1]))):  # markings inside the body
         x, y = rng.uniform(-0.3, 0.3, 2)
-        plan.parts.append(_Part(x, y, *rng.uniform(0.1, 0.35, 2), angle=rng.uniform(0, 3), outline='blob'))
+        width, height = rng.uniform(0.1, 0.35, 2)
+        plan.parts.append(_Part(x, y, width, height, angle=rng.uniform(0, 3), outline='blob'))
     if rng.uniform() < 0.15:
         x, y = rng.uniform(-0.15, 0.15, 2)
-        plan.parts.append(_Part(x, y, *rng.uniform(0.1, 0.25, 2), outline='ellipse', hole=True))
+        width, height = rng.uniform(0.1, 0.25, 2)
+        plan.parts.append(_Part(x, y, width, height, outline='ellipse', hole=True))
     return plan
 
 

@@ -22,7 +22,8 @@ from robust_pvos_ros.procedural.street_props import render_bollard, render_lamp_
 from robust_pvos_ros.procedural.street_script import SceneObject, Vehicle, Walker
 from robust_pvos_ros.procedural.street_weather import Rain, grade
 
-VIEW_STEP = 0.1  # tangent of the viewing direction between two pictures of a car
+VIEW_STEP = 0.1  # tangent of the viewing direction between two pictures of a car ...
+CLOSE_VIEW_STEP = 0.045  # ... and of the van, which is near
 YAW_STEP = np.pi / 12
 SUN_LEAN = (0.5, -0.25)  # metres that the shadow of one metre of height reaches in x and z
 
@@ -33,13 +34,14 @@ class StreetScene:
     Args:
         width, height: image size, pixels.
         seed: varies houses, sky, trees, dyes and rain, not the script.
+        prepare: render every picture of the script at once (some seconds); otherwise a frame waits for what it needs.
 
     Attributes:
         objects: every object that has a mask, in ascending ID.
         duration: length of the script, seconds.
     """
 
-    def __init__(self, width: int = 640, height: int = 480, seed: int = 0) -> None:
+    def __init__(self, width: int = 640, height: int = 480, seed: int = 0, prepare: bool = True) -> None:
         if width < 64 or height < 48:
             raise ValueError(f'the street scene needs an image of at least 64x48 pixels, got {width}x{height}')
         self.width, self.height, self.duration = width, height, script.DURATION
@@ -54,12 +56,15 @@ class StreetScene:
         self._props = self._render_props(rng)
         self._rain = Rain(width, height, self._ground.first_row, rng)
         self._views: dict[tuple[CarModel, draw.Colour, int, int], Sprite] = {}
-        self._wheels: dict[CarModel, Sprite] = {}
+        self._wheels = {
+            model: render_wheel(model.wheel_radius, 70 * self._zoom) for model in {v.model for v in self._vehicles}
+        }
         self._walks: dict[tuple[int, int, int, bool], Sprite] = {}
         self._headlight = draw.make_glow((255, 244, 214))
         self._lantern = draw.make_glow((255, 196, 110))
         self._tail_light = draw.make_glow((255, 40, 30))
-        self._prepare_sprites()
+        if prepare:
+            self._prepare_sprites()
 
     def frame(self, t_seconds: float) -> tuple[np.ndarray, np.ndarray]:
         """The scene at a time; times outside [0, duration] show its ends.
@@ -142,9 +147,6 @@ class StreetScene:
 
     def _prepare_sprites(self) -> None:
         """Render every picture that the script needs, so that no frame has to wait for one."""
-        for vehicle in self._vehicles:
-            if vehicle.model not in self._wheels:
-                self._wheels[vehicle.model] = render_wheel(vehicle.model.wheel_radius, 70 * self._zoom)
         for time in np.arange(0, self.duration + 0.01, 1 / 30):
             camera = self.camera(time)
             for vehicle in self._vehicles:
@@ -162,23 +164,19 @@ class StreetScene:
 
     def _car_views(self, vehicle: Vehicle, tangent: float) -> tuple[Sprite, Sprite, float]:
         """The two pictures between whose viewing directions a car is seen, and the weight of the second."""
-        position = vehicle.heading * tangent / VIEW_STEP
+        position = vehicle.heading * tangent / _view_step(vehicle.model)
         first = int(np.floor(position))
         return self._view(vehicle, first), self._view(vehicle, first + 1), position - first
 
     def _view(self, vehicle: Vehicle, step: int) -> Sprite:
-        key = (vehicle.model, vehicle.paint, step, vehicle.heading)
-        if key not in self._views:
+        kind = (vehicle.model, vehicle.paint, step)
+        if (*kind, script.RIGHT) not in self._views:
             resolution = (78 if vehicle.model is VAN else 62) * self._zoom
-            if vehicle.heading == script.LEFT:
-                mirrored = (vehicle.model, vehicle.paint, step, script.RIGHT)
-                source = self._views.get(mirrored)
-                if source is None:
-                    source = render_view(vehicle.model, vehicle.paint, step * VIEW_STEP, resolution)
-                self._views[key] = source.mirrored()
-            else:
-                self._views[key] = render_view(vehicle.model, vehicle.paint, step * VIEW_STEP, resolution)
-        return self._views[key]
+            tangent = step * _view_step(vehicle.model)
+            self._views[(*kind, script.RIGHT)] = render_view(vehicle.model, vehicle.paint, tangent, resolution)
+        if (*kind, vehicle.heading) not in self._views:
+            self._views[(*kind, script.LEFT)] = self._views[(*kind, script.RIGHT)].mirrored()
+        return self._views[(*kind, vehicle.heading)]
 
     def _walk(self, walker: Walker, time: float, scale: float) -> Sprite:
         """Picture of a walker; far away a smaller one, so that reducing it does not shimmer."""
@@ -269,7 +267,7 @@ class StreetScene:
         first, second, weight = self._car_views(vehicle, (x - camera.x) / vehicle.axis)
         if wet > 0.02:
             draw.draw_mirror_image(image, first, foot, scale, 0.34 * wet)
-        matrices = [draw.placement(sprite, foot, scale) for sprite in (first, second)]
+        matrices = draw.morph_placements(first, second, weight, foot, scale)
         boxes = [draw.visible_box(m, s.rgba, image) for m, s in zip(matrices, (first, second))]
         seen = [box for box in boxes if box is not None]
         if not seen:
@@ -321,3 +319,7 @@ class StreetScene:
     def _draw_lantern(self, image: np.ndarray, camera: StreetCamera, prop: script.Prop, time: float) -> None:
         position = camera.project(prop.x, 4.0, prop.z)
         draw.draw_glow(image, self._lantern, position, 1.1 * camera.scale_at(prop.z), 1.1 * script.CLOUDS(time) - 0.3)
+
+
+def _view_step(model: CarModel) -> float:
+    return CLOSE_VIEW_STEP if model is VAN else VIEW_STEP

@@ -128,6 +128,22 @@ def placement(
                      [0.0, rise * factor, position[1] - rise * factor * y]])
 
 
+def morph_placements(
+    first: Sprite, second: Sprite, weight: float, position: tuple[float, float], scale: float,
+) -> list[np.ndarray]:
+    """Matrices that stretch two pictures of one thing to the same left and right end, so that they blend sharply."""
+    matrices = []
+    before = [(sprite.anchor[0] / sprite.pixels_per_metre) for sprite in (first, second)]
+    behind = [(s.rgba.shape[1] - s.anchor[0]) / s.pixels_per_metre for s in (first, second)]
+    left, right = (ends[0] + (ends[1] - ends[0]) * weight for ends in (before, behind))
+    for sprite in (first, second):
+        matrix = placement(sprite, position, scale)
+        matrix[0, 0] = (left + right) * scale / sprite.rgba.shape[1]
+        matrix[0, 2] = position[0] - left * scale
+        matrices.append(matrix)
+    return matrices
+
+
 Box = tuple[int, int, int, int]
 
 

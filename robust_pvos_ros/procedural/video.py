@@ -9,6 +9,7 @@ costs a few milliseconds on one core.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ _STILL_PIECES = 6
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
+
+
+def _column(values: np.ndarray, rows: np.ndarray, part: int, device: torch.device) -> Tensor:
+    """Entries ``[rows, part]`` of (M, P) values, to be broadcast over (m, T, side, side)."""
+    return _tensor(values[rows, part], device)[:, None, None, None]
 
 
 class _Materials:
@@ -59,7 +65,8 @@ def _paint(
         clock: (M, T) time of each frame; swing_rate: (M,) radians per unit of time.
 
     Returns:
-        float32 (M, T, 4, side, side): RGB and the distance to the outline in object coordinates plus 0.5 (inside > 0.5).
+        float32 (M, T, 4, side, side): RGB, and the distance to the outline in object coordinates plus 0.5,
+        which is above 0.5 inside.
     """
     device = bank.images.device
     count, frames = clock.shape
@@ -79,9 +86,7 @@ def _paint(
         )
         cos, sin = (_tensor(f(turn), device)[:, :, None, None] for f in (np.cos, np.sin))
 
-        def column(values: np.ndarray) -> Tensor:
-            return _tensor(values[rows, part], device)[:, None, None, None]
-
+        column = partial(_column, rows=rows, part=part, device=device)
         dx, dy = x[index] - column(shapes.joint[..., 0]), y[index] - column(shapes.joint[..., 1])
         u = (cos * dx + sin * dy - column(shapes.centre[..., 0])) / column(shapes.axes[..., 0])
         v = (cos * dy - sin * dx - column(shapes.centre[..., 1])) / column(shapes.axes[..., 1])
@@ -114,9 +119,7 @@ def _part_colour(
     """Texture of one part, (m, T, 3, side, side), at part coordinates ``u``, ``v`` of (m, T, side, side)."""
     device = u.device
 
-    def column(values: np.ndarray) -> Tensor:
-        return _tensor(values[rows, part], device)[:, None, None, None]
-
+    column = partial(_column, rows=rows, part=part, device=device)
     zoom, turn = materials.zoom, materials.turn
     grid = torch.stack(
         [
@@ -142,7 +145,7 @@ def _part_colour(
 
 
 def _backgrounds(rng: np.random.Generator, batch: int, bank: TextureBank, side: int) -> tuple[Tensor, np.ndarray]:
-    """Still scenes (B, 3, side, side): one or two large surfaces and some pieces; also the main texture indices (B,)."""
+    """Still scenes (B, 3, side, side) of one or two large surfaces and some pieces, and their main textures (B,)."""
     device = bank.images.device
     textures = rng.integers(len(bank), size=batch)
     angle, zoom = rng.normal(0, 0.3, batch), rng.uniform(0.7, 1.6, batch)
@@ -196,7 +199,7 @@ def _affine_grid(theta: np.ndarray, side: int, device: torch.device) -> Tensor:
 def _cast(
     rng: np.random.Generator, batch: int, background: np.ndarray, textures: int
 ) -> tuple[Shapes, _Materials, np.ndarray]:
-    """Who plays: shapes and materials of B x LAYERS objects and their IDs (B, LAYERS); 0 is unlabelled, -1 not there."""
+    """Shapes and materials of B x LAYERS objects and their IDs (B, LAYERS); 0 is unlabelled, -1 not there."""
     shapes = random_shapes(rng, batch * LAYERS)
     materials = _Materials(rng, batch * LAYERS, shapes.angle.shape[1], textures)
     present = rng.integers(2, LAYERS + 1, batch)
@@ -232,12 +235,14 @@ def render_clips(
     seed: int,
     bank: TextureBank,
     pace: float = 1.0,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
     Args:
         batch, frames, size: B clips of T frames of ``size`` x ``size`` pixels.
         pace: factor on all speeds; 1 moves objects by some percent of the image per frame.
+        scale: factor on the size of all moving objects.
 
     Returns:
         images uint8 (B, T, 3, size, size) RGB and ids uint8 (B, T, size, size): the ID of the visible object, stable
@@ -249,7 +254,7 @@ def render_clips(
     shapes, materials, ids = _cast(rng, batch, textures, len(bank))
     motion = random_motion(rng, batch, LAYERS, frames, pace)
     occluder = (ids == 0) & (rng.uniform(size=ids.shape) < 0.4)
-    motion.scale = motion.scale * np.where(occluder, 1.5, 1.0)[..., None]
+    motion.scale = scale * motion.scale * np.where(occluder, 1.5, 1.0)[..., None]
     canvas_side = max(24, int(size * 0.4))
     clock = np.repeat(motion.clock, LAYERS, 0)
     rate = rng.uniform(0.1, 1.2, batch * LAYERS) * (rng.uniform(size=batch * LAYERS) < 0.8)
@@ -268,12 +273,12 @@ def render_clips(
         if not len(clips):
             continue
         rows = torch.from_numpy((clips[:, None] * frames + np.arange(frames)).ravel()).to(device)
-        scale = motion.scale[clips, layer].ravel()
+        half_side = motion.scale[clips, layer].ravel()
         grid = _placement(
-            motion.position[clips, layer].reshape(-1, 2), scale, motion.angle[clips, layer].ravel(), size, device
+            motion.position[clips, layer].reshape(-1, 2), half_side, motion.angle[clips, layer].ravel(), size, device
         )
         sample = F.grid_sample(canvases[clips, layer].flatten(0, 1), grid, align_corners=False)
-        sharp = _tensor(scale * softness[clips].ravel() * size / 2, device)[:, None, None, None]
+        sharp = _tensor(half_side * softness[clips].ravel() * size / 2, device)[:, None, None, None]
         cover = ((sample[:, 3:] - 0.5) * sharp + 0.5).clamp_(0, 1)
         under = _cast_shadow(image[rows], cover, shadow[clips], offset[clips], frames)
         image[rows] = torch.lerp(under, sample[:, :3], cover)
@@ -284,7 +289,7 @@ def render_clips(
 
 
 def _cast_shadow(image: Tensor, cover: Tensor, strength: np.ndarray, offset: np.ndarray, frames: int) -> Tensor:
-    """Darken ``image`` (K, 3, S, S) by the shifted, blurred ``cover`` (K, 1, S, S) of the object about to be painted."""
+    """Darken ``image`` (K, 3, S, S) by the shifted, blurred ``cover`` (K, 1, S, S) of the next object."""
     for clip in np.flatnonzero(strength > 0):
         rows = slice(clip * frames, (clip + 1) * frames)
         small = F.avg_pool2d(cover[rows], 4)
@@ -299,12 +304,12 @@ def _cast_shadow(image: Tensor, cover: Tensor, strength: np.ndarray, offset: np.
 
 def _camera_effects(rng: np.random.Generator, image: Tensor, motion: Motion) -> Tensor:
     """Exposure and colour that drift, slight blur, sensor grain and block compression; (B, T, 3, S, S) in [0, 1]."""
-    batch, frames, _, size, _ = image.shape
-    device = image.device
+    batch, device = len(image), image.device
     clock = motion.clock[:, None]
     gain = rng.uniform(0.75, 1.2, (batch, 1, 1)) * rng.normal(1, 0.06, (batch, 3, 1))
     drift = rng.uniform(0, 0.15, (batch, 1, 1)) * (rng.uniform(size=(batch, 1, 1)) < 0.5)
-    gain = gain * (1 + drift * np.sin(rng.uniform(0.1, 0.8, (batch, 1, 1)) * clock + rng.uniform(0, 6, (batch, 1, 1))))
+    rate, phase = rng.uniform(0.1, 0.8, (batch, 1, 1)), rng.uniform(0, 6, (batch, 1, 1))
+    gain = gain * (1 + drift * np.sin(rate * clock + phase))
     image = image * _tensor(np.moveaxis(gain, 1, 2), device)[..., None, None]
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     for clip in range(batch):
