@@ -78,7 +78,7 @@ class Sample:
 class Client(Node):
     """Publishes the film, receives results, calls services."""
 
-    def __init__(self, namespace: str, film: list[np.ndarray], rate: float) -> None:
+    def __init__(self, namespace: str, film: list[np.ndarray], rate: float, reliable: bool) -> None:
         super().__init__('benchmark_client', namespace=namespace)
         self.sample = Sample()
         self.index = 0
@@ -86,7 +86,8 @@ class Client(Node):
         self._film = film
         self._rate = rate
         self._ended = threading.Event()
-        quality = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        quality = QoSProfile(depth=5, reliability=reliability)
         self.images = self.create_publisher(Image, 'camera/image_raw', quality)
         self.create_subscription(TrackedObjects, 'robust_pvos/camera/objects', self._received, 50)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 10)
@@ -252,7 +253,7 @@ def run(args: argparse.Namespace, objects: int) -> tuple[dict[str, float], dict[
     width, height = args.size
     film, boxes = make_film(width, height, objects)
     namespace = f'/benchmark_{os.getpid()}'
-    client = Client(namespace, film, args.rate)
+    client = Client(namespace, film, args.rate, reliable=args.overload_policy == 'every')
     try:
         with spinning(client), node_process(namespace, args) as process:
             wait_for(lambda: client.images.get_subscription_count() > 0, 'the node to subscribe', process)

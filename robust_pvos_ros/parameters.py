@@ -28,7 +28,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
 
-MARKS = ('<!-- interface tables: begin -->', '<!-- interface tables: end -->')
+MARKED = re.compile(r'(<!-- interface tables: begin[^\n]*-->\n).*?(\n<!-- interface tables: end -->)', re.DOTALL)
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 Value = bool | int | str | list
 
@@ -352,12 +352,9 @@ def reference() -> str:
 
 def with_reference(text: str) -> str:
     """A document with the current tables between its marks.  Raises ``ValueError`` if the marks are missing."""
-    begin, end = MARKS
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f'the document lacks the lines {begin} and {end}')
-    return f'{before}{begin}\n\n{reference()}\n\n{end}{after}'
+    if not MARKED.search(text):
+        raise ValueError('the document lacks the lines <!-- interface tables: begin --> and the same with end')
+    return MARKED.sub(lambda found: found[1] + reference() + '\n' + found[2], text)
 
 
 def main() -> None:

@@ -341,6 +341,8 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         response.area_px = tracked.area_px
         response.mask_stamp = messages.time_message(tracked.mask_stamp)
         response.message = f'object {tracked.object_id}: {tracked.area_px} px, score {tracked.object_score:.2f}'
+        if not tracked.area_px:
+            response.message += '; its mask is empty on this frame: refine it with further points, a box or a mask'
 
     def _remove_object(self, request: RemoveObject.Request, response: RemoveObject.Response) -> None:
         self._camera_of(request.object_id).remove(request.object_id)

@@ -28,7 +28,7 @@ from robust_pvos_ros import interface, node_camera
 
 @pytest.fixture(scope='module')
 def harness():
-    harness = Harness(threads=1, checkpoint='/tmp/random.safetensors')
+    harness = Harness(threads=1)
     harness.wait_active()
     yield harness
     harness.close()

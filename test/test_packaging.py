@@ -117,7 +117,8 @@ def test_every_ros_package_that_is_imported_is_declared() -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ''])
     }
-    ros = {name for name in imported if re.search('_(msgs|srvs|interfaces)$|^(rclpy|launch|launch_ros|cv_bridge)$', name)}
+    of_ros = re.compile('_(msgs|srvs|interfaces)$|^(rclpy|launch|launch_ros|cv_bridge)$')
+    ros = {name for name in imported if of_ros.search(name)}
     assert ros >= {'rclpy', 'sensor_msgs', 'robust_pvos_interfaces'}
     assert ros <= declared, ros - declared
 

@@ -192,7 +192,8 @@ def test_the_tables_can_be_printed_and_written(tmp_path):
     for line in ('### Parameters', '| `max_objects` | `16` |', '| `~/add_object` |', '| `~/NAME/label_image` |'):
         assert line in printed
     document = tmp_path / 'document.md'
-    document.write_text('a\n' + '\nstale\n'.join(parameters.MARKS) + '\nz\n', encoding='utf-8')
+    marks = ('<!-- interface tables: begin; by a tool -->', '<!-- interface tables: end -->')
+    document.write_text('a\n' + '\nstale\n'.join(marks) + '\nz\n', encoding='utf-8')
     subprocess.run([*command, '--write', str(document)], check=True)
     text = document.read_text(encoding='utf-8')
     assert printed.strip() in text

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import render_clips
@@ -39,7 +40,7 @@ class Stage:
     Attributes:
         size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
         passes: steps taken on each rendered batch, with other objects and prompts.
-        pace, scale: factors on the speed and the size of the rendered objects.
+        pace, scale, ease: speed, size and plainness of the rendered objects, see ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
     """
@@ -52,6 +53,7 @@ class Stage:
     passes: int = 2
     pace: float = 1.0
     scale: float = 1.0
+    ease: float = 0.0
     lr: float = 1e-3
     decay: bool = False
     steps: int = 0
@@ -61,8 +63,9 @@ class Stage:
 
 @dataclass
 class TrainConfig:
-    """A whole run."""
+    """A whole run; ``init`` names exported weights to begin with instead of random ones."""
 
+    init: str = ''
     seed: int = 0
     device: str = 'auto'
     threads: int = 2
@@ -117,6 +120,8 @@ class Trainer:
         self.progress = Progress()
         self.started = time.time()
         self.model = self._build(config.stages[0].size)
+        if config.init:
+            self.model.load_state_dict(load_file(config.init, device=str(self.device)))
         self.optimiser = self._optimiser()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self._bank: tuple[int, TextureBank] | None = None
@@ -204,7 +209,7 @@ class Trainer:
             bank = self._textures()
             self.progress.step = step
             seed = self.config.seed * 1_000_003 + index
-            self._clips = index, *render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale)
+            self._clips = index, *render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale, stage.ease)
         return self._clips[1], self._clips[2]
 
     def train_step(self) -> dict[str, float]:
@@ -235,6 +240,9 @@ class Trainer:
             visible = (target > 0.5).flatten(1).any(1)
             if visible.any():
                 reached.setdefault(f'J_{output.task}', []).append(float(hard_iou(best, target)[visible].mean()))
+                if output.task == 'track':  # what repeating the first mask would reach
+                    still = hard_iou(quarter[:, 0] - 0.5, target)[visible].mean()
+                    reached.setdefault('J_still', []).append(float(still))
         total = torch.stack(losses).mean()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()

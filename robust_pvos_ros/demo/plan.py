@@ -34,6 +34,9 @@ PLAN = (
     Action(13.0, 'remove', 'yellow jacket'),
 )
 
+# Seconds of the scene that the contact sheet shows: prompts, the look-alike's pass, the red car behind the van, rain.
+SHEET_TIMES = (1.0, 3.0, 5.0, 7.8, 10.0, 12.7, 14.2, 16.0, 17.4, 19.5, 21.8, 24.0)
+
 
 def truth_ids() -> dict[str, int]:
     """Label -> ID in the truth image, for every object of the scene."""

@@ -16,10 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from robust_pvos_ros.demo.pictures import VideoFile, contact_sheet, draw_frame, save_sheet
-from robust_pvos_ros.demo.plan import truth_ids
+from robust_pvos_ros.demo.plan import SHEET_TIMES, truth_ids
 from robust_pvos_ros.demo.processes import Children, interrupt_on_signals
 from robust_pvos_ros.demo.prompting import parse_prompt
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, Summary, as_text, count_inputs, read_frames
@@ -27,7 +28,7 @@ from robust_pvos_ros.tracking.types import PromptError, PvosError
 
 START_TIME = 180.0  # seconds for the model to load and the processes to meet
 VIDEO_LENGTH = 25.0
-TILES, COLUMNS, TILE_WIDTH = 12, 4, 400
+COLUMNS, TILE_WIDTH = 4, 400
 PROFILE = 'fastdds_large.xml'
 
 
@@ -130,7 +131,7 @@ def evaluate(out: Path, is_street: bool) -> Summary:
         times.append(frame.stamp)
     summary = bookkeeper.summary(stamps, prompts)
     video = VideoFile(out / 'overlay.mp4', max(1.0, summary.output_hz))
-    wanted = {times[round(index * (len(times) - 1) / (TILES - 1))] for index in range(TILES)}
+    wanted = _choose_tiles(np.array(times), min(stamps), is_street)
     tiles = []
     for frame in read_frames(bag):
         picture = draw_frame(frame)
@@ -142,6 +143,14 @@ def evaluate(out: Path, is_street: bool) -> Summary:
     (out / 'summary.txt').write_text(as_text(summary) + '\n')
     (out / 'summary.json').write_text(json.dumps(summary.as_dict(), indent=2) + '\n')
     return summary
+
+
+def _choose_tiles(times: np.ndarray, first: int, is_street: bool) -> set[int]:
+    """Stamps, among ``times`` in nanoseconds, of the frames for the contact sheet; the video began at ``first``."""
+    moments = np.linspace(times[0], times[-1], len(SHEET_TIMES))
+    if is_street and times[-1] - first > 0.95e9 * SHEET_TIMES[-1]:
+        moments = first + np.array(SHEET_TIMES) * 1e9
+    return {int(times[np.abs(times - moment).argmin()]) for moment in moments}
 
 
 def _prepare(out: Path) -> None:

@@ -50,7 +50,6 @@ class _Painter:
         self.depth = REFERENCE_DEPTH
         self.offset = tangent * self.depth
         near = self.depth - model.width / 2
-        self.focal = pixels_per_metre * near * SUPERSAMPLE
         margin = 0.45 + abs(tangent) * model.width
         self.left = -model.length / 2 - margin
         self.above = model.height + 0.75

@@ -197,7 +197,7 @@ def _affine_grid(theta: np.ndarray, side: int, device: torch.device) -> Tensor:
 
 
 def _cast(
-    rng: np.random.Generator, batch: int, background: np.ndarray, textures: int
+    rng: np.random.Generator, batch: int, background: np.ndarray, textures: int, ease: float
 ) -> tuple[Shapes, _Materials, np.ndarray]:
     """Shapes and materials of B x LAYERS objects and their IDs (B, LAYERS); 0 is unlabelled, -1 not there."""
     shapes = random_shapes(rng, batch * LAYERS)
@@ -208,7 +208,7 @@ def _cast(
     ids[:, 0] = 1
     for clip in range(batch):
         for layer in range(1, LAYERS):
-            row, chance = clip * LAYERS + layer, rng.uniform()
+            row, chance = clip * LAYERS + layer, rng.uniform() + 0.4 * ease
             if chance < 0.2:  # a look-alike of an object further back
                 source = clip * LAYERS + int(rng.integers(layer))
                 shapes.copy_object(source, row)
@@ -217,6 +217,11 @@ def _cast(
                 materials.texture[row] = background[clip]
             elif chance < 0.4:  # same cloth, another cut
                 materials.copy_object(clip * LAYERS + int(rng.integers(layer)), row)
+    if ease > 0:  # one dominant colour for the whole object
+        plain = np.flatnonzero(rng.uniform(size=batch * LAYERS) < ease)
+        materials.split[plain] = -9.0
+        shift = rng.normal(0, 0.12, (len(plain), *materials.tint.shape[1:]))
+        materials.tint[plain] = np.clip(rng.uniform(0, 1, (len(plain), 1, 3)) + shift, 0, 1)
     order = np.argsort(rng.uniform(size=(batch, LAYERS)), 1)
     ids = np.where(np.arange(LAYERS)[None] < present[:, None], ids, -1)
     flat = (np.arange(batch)[:, None] * LAYERS + order).ravel()
@@ -236,6 +241,7 @@ def render_clips(
     bank: TextureBank,
     pace: float = 1.0,
     scale: float = 1.0,
+    ease: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
@@ -243,6 +249,7 @@ def render_clips(
         batch, frames, size: B clips of T frames of ``size`` x ``size`` pixels.
         pace: factor on all speeds; 1 moves objects by some percent of the image per frame.
         scale: factor on the size of all moving objects.
+        ease: share of objects with one dominant colour, 0 to 1; it also makes look-alikes and camouflage rarer.
 
     Returns:
         images uint8 (B, T, 3, size, size) RGB and ids uint8 (B, T, size, size): the ID of the visible object, stable
@@ -251,7 +258,7 @@ def render_clips(
     rng = np.random.default_rng(seed)
     device = bank.images.device
     scene, textures = _backgrounds(rng, batch, bank, int(size * 1.25))
-    shapes, materials, ids = _cast(rng, batch, textures, len(bank))
+    shapes, materials, ids = _cast(rng, batch, textures, len(bank), ease)
     motion = random_motion(rng, batch, LAYERS, frames, pace)
     occluder = (ids == 0) & (rng.uniform(size=ids.shape) < 0.4)
     motion.scale = scale * motion.scale * np.where(occluder, 1.5, 1.0)[..., None]
