@@ -135,7 +135,8 @@ def objects_message(objects: tuple[TrackedObject, ...], header: Header, camera: 
     return TrackedObjects(header=header, camera=camera, objects=[object_message(tracked) for tracked in objects])
 
 
-def _image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
+def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
+    """Image message from uint8 (H, W), (H, W, 3) or uint16 (H, W) pixels."""
     pixels = np.ascontiguousarray(pixels)
     message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
     message.step = pixels.strides[0]
@@ -147,17 +148,17 @@ def _image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
 
 def label_message(result: FrameResult, header: Header) -> Image:
     """``~/NAME/label_image``: 16UC1, object ID at each pixel."""
-    return _image_message(result.label_image, '16UC1', header)
+    return image_message(result.label_image, '16UC1', header)
 
 
 def mask_message(mask: np.ndarray, header: Header) -> Image:
     """``~/NAME/object_ID/mask``: mono8 of 0 and 255 from bool (H, W)."""
-    return _image_message(mask.view(np.uint8) * np.uint8(255), 'mono8', header)
+    return image_message(mask.view(np.uint8) * np.uint8(255), 'mono8', header)
 
 
 def overlay_message(bgr: np.ndarray, header: Header) -> Image:
     """``~/NAME/overlay``: bgr8 from uint8 (H, W, 3)."""
-    return _image_message(bgr, 'bgr8', header)
+    return image_message(bgr, 'bgr8', header)
 
 
 def detections_message(objects: tuple[TrackedObject, ...], header: Header) -> Any:

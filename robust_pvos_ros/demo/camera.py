@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from robust_pvos_interfaces.msg import Prompt
@@ -22,21 +21,12 @@ from std_msgs.msg import Header
 
 from robust_pvos_ros.demo import names
 from robust_pvos_ros.demo.sources import Picture, Source, SourceError, open_source
+from robust_pvos_ros.messages import image_message
 from robust_pvos_ros.node_process import StoppableNode, run
 from robust_pvos_ros.stop_signal import StopSignal
 
 DEPTH = 10
 PATIENCE = 120.0  # seconds to wait for subscribers and for prompts
-
-
-def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
-    """Image message from uint8 (H, W, 3) or uint16 (H, W)."""
-    pixels = np.ascontiguousarray(pixels)
-    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
-    message.step = pixels.strides[0]
-    message.is_bigendian = int(sys.byteorder == 'big')
-    message.data.frombytes(pixels.reshape(-1).view(np.uint8).data)
-    return message
 
 
 class DemoCamera(StoppableNode):

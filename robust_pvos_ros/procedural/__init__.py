@@ -1,1 +1,1 @@
-"""Procedural video: labelled training clips and the street scene, rendered in torch.  No ROS."""
+"""Procedural video: labelled training clips, rendered in torch, and the street scene of the demo.  No ROS."""
