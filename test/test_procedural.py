@@ -51,7 +51,8 @@ def test_sizes_types_and_labels(bank: TextureBank) -> None:
 def test_identity_follows_the_moving_object(bank: TextureBank) -> None:
     """At slow pace masks of one ID overlap from frame to frame far more than masks of different IDs."""
     _, ids = render_clips(8, 3, 64, 21, bank, pace=0.05)
-    same, different = [], []
+    same: list[float] = []
+    different: list[float] = []
     for clip in ids:
         for a in range(1, LAYERS + 1):
             for b in range(1, LAYERS + 1):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sam2.modeling.position_encoding import apply_rotary_enc
 
+from robust_pvos_ros.procedural.textures import TextureBank, make_bank
+from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from training.export_weights import export
 from training.losses import LossWeights, dice_loss, focal_loss, frame_loss, hard_iou
+from training.matching import attention_inputs, calibrate_matching, canonical_projections
 from training.model import ClipModel, PromptMix
 from training.prompts import Rows, boxes, choose_objects, correction, points, spoil
 from training.train import Stage, TrainConfig, Trainer, load_config
@@ -106,7 +111,7 @@ def test_prompts_point_at_the_mask() -> None:
 def _trainer(run: Path, steps: int = 4, **options: object) -> Trainer:
     stages = [
         Stage(name='a', frames=2, clips=2, objects=1, steps=steps, lr=2e-3),
-        Stage(name='b', frames=3, clips=1, objects=1, steps=steps, decay=True),
+        Stage(name='b', frames=3, clips=1, objects=1, steps=steps, decay=True, calibrate=True, matching_pace=0.1),
     ]
     config = TrainConfig(
         threads=1, bfloat16=False, warmup=1, bank=6, bank_size=48, bank_every=3, model=TINY, stages=stages, **options
@@ -194,7 +199,7 @@ def test_export_round_trip(tmp_path: Path) -> None:
     config = CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     assert config.image_size == 256 and config.dim == TINY.dim
     assert json.loads(metadata['training']) == {
-        'steps': 1, 'seconds': 0, 'seed': 0, 'stage': 'a', 'validation_j': 0.5,
+        'steps': 1, 'seconds': 0, 'seeds': [0], 'stage': 'a', 'validation_j': 0.5,
     }  # fmt: skip
     tensors = load_file(target)
     assert all(t.dtype == torch.float16 for t in tensors.values() if t.is_floating_point())
@@ -206,7 +211,46 @@ def test_export_round_trip(tmp_path: Path) -> None:
 
 def test_config_file_and_unknown_keys(tmp_path: Path) -> None:
     recipe = load_config(Path(__file__).parents[1] / 'training' / 'configs' / 'compact.yaml')
-    assert [stage.size for stage in recipe.stages] == [128, 128, 256] and recipe.stages[-1].decay
+    assert [stage.size for stage in recipe.stages] == [128, 128, 128, 256] and recipe.stages[-1].decay
     assert load_config(overrides=['seed=7']).seed == 7
     with pytest.raises(Exception, match='sed'):
         load_config(overrides=['sed=7'])
+
+
+def test_canonical_projections_find_the_shared_signal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(4000, 2, generator=generator)
+    first = torch.cat([shared * 3, torch.randn(4000, 4, generator=generator)], 1)
+    second = torch.cat([torch.randn(4000, 2, generator=generator) * 5, shared.flip(1)], 1)
+    to_first, to_second, correlation = canonical_projections(first, second, ridge=1e-4)
+    assert (correlation[:2] > 0.99).all() and (correlation[2:] < 0.1).all()
+    a, b = (first - first.mean(0)) @ to_first.T, (second - second.mean(0)) @ to_second.T
+    assert torch.allclose((a * b).mean(0), correlation, atol=1e-2)
+
+
+def test_calibrated_attention_finds_the_moved_object() -> None:
+    """Pixels of a moved object read more of its remembered mask after calibration than before, others hardly any."""
+    torch.manual_seed(1)
+    model, bank = ClipModel(CompactConfig(image_size=128)), make_bank(12, 64, seed=0)
+    before = _mask_read(model, bank)
+    calibrate_matching(model, bank, seed=0)
+    inside, outside = _mask_read(model, bank)
+    assert inside - outside > before[0] - before[1] + 0.1
+    assert inside > 3 * outside
+
+
+@torch.no_grad()
+def _mask_read(model: ClipModel, bank: TextureBank) -> tuple[float, float]:
+    """Attention of the first layer to masked memory from pixels on and off the object, which moves by 2 cells."""
+    images, ids = render_clips(12, 1, 128, 3, bank, 1.0, 1.5, 1.0)
+    rows = choose_objects(ids, 1, np.random.default_rng(0))
+    frames, masks = images[rows.clip, 0], rows.masks[:, 0]
+    attention: Any = model.memory_attention.layers[0].cross_attn_image
+    query, key = attention_inputs(model, attention, frames, frames.roll((32, -32), (-2, -1)), masks)
+    q, k = (attention._separate_heads(f(x), 1) for f, x in ((attention.q_proj, query), (attention.k_proj, key)))
+    q, k = apply_rotary_enc(q, k, attention.freqs_cis, repeat_freqs_k=False)
+    weight = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)[:, 0]
+    cells = torch.nn.functional.avg_pool2d(masks[:, None], 16)[:, 0]
+    read = (weight @ cells.flatten(1)[..., None])[..., 0]
+    moved = cells.roll((2, -2), (1, 2)).flatten(1)
+    return float(read[moved > 0.6].mean()), float(read[moved < 0.05].mean())

@@ -1,12 +1,15 @@
 """Write the averaged weights of a checkpoint in the form that the tracker ships.
 
     python -m training.export_weights runs/compact/last.pt robust_pvos_ros/tracking/weights/compact.safetensors
+
+Several checkpoints that grew from one ancestor are averaged once more (a model soup, Wortsman et al. 2022).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,25 +22,34 @@ from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 FORMAT = 'robust_pvos_compact'
 
 
-def export(checkpoint: str | Path, output: str | Path, image_size: int = 256) -> dict[str, str]:
-    """Export ``checkpoint`` of :mod:`training.train` to ``output``, float16; returns the metadata written.
+def export(
+    checkpoints: str | Path | Sequence[str | Path], output: str | Path, image_size: int = 256, weights: str = 'average'
+) -> dict[str, str]:
+    """Export one checkpoint of :mod:`training.train`, or the mean of several, to ``output`` in float16.
 
-    Metadata: ``format``; ``config``, JSON of :class:`CompactConfig`; ``training``, JSON of steps, seconds, seed, stage
-    and the last validation J at ``image_size``.
+    Args:
+        weights: ``average`` takes the running average of the weights, ``model`` those of the last step.
+
+    Returns:
+        the metadata written: ``format``; ``config``, JSON of :class:`CompactConfig`; ``training``, JSON of steps,
+        seconds, seeds, stage and the last validation J at ``image_size`` (of the first checkpoint).
 
     Raises:
         ValueError: if the weights do not fit the architecture, or a weight does not fit float16.
     """
-    state = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    paths = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
+    states = [torch.load(path, map_location='cpu', weights_only=True) for path in paths]
+    state = states[0]
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in state['config']['model'].items()
     }
     config = CompactConfig(**{**fields, 'image_size': image_size})
     model = build_compact(config)
+    mean = {name: torch.stack([s[weights][name].float() for s in states]).mean(0) for name in state[weights]}
     try:
-        model.load_state_dict(state['average'])
+        model.load_state_dict(mean)
     except RuntimeError as error:
-        raise ValueError(f'{checkpoint} does not hold weights of {config}: {error}') from error
+        raise ValueError(f'{paths[0]} does not hold weights of {config}: {error}') from error
     tensors = {
         name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()
     }
@@ -49,7 +61,7 @@ def export(checkpoint: str | Path, output: str | Path, image_size: int = 256) ->
     training = {
         'steps': progress['step'],
         'seconds': round(progress['seconds']),
-        'seed': state['config']['seed'],
+        'seeds': [s['config']['seed'] for s in states],
         'stage': stages[progress['stage']]['name'] if progress['stage'] < len(stages) else 'complete',
         'validation_j': scores[-1][3] if scores else None,
     }
@@ -66,10 +78,12 @@ def export(checkpoint: str | Path, output: str | Path, image_size: int = 256) ->
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('checkpoints', type=Path, nargs='+')
     parser.add_argument('output', type=Path)
+    parser.add_argument('--weights', choices=('average', 'model'), default='average')
     arguments = parser.parse_args()
-    print(json.dumps(export(arguments.checkpoint, arguments.output), indent=2))
+    metadata = export(arguments.checkpoints, arguments.output, weights=arguments.weights)
+    print(json.dumps(metadata, indent=2))
 
 
 if __name__ == '__main__':

@@ -62,7 +62,7 @@ def calibrate_matching(
     moved = (moved.float() * gain).clamp(0, 255)
     correlations = []
     for layer in model.memory_attention.layers:
-        query, key = _attention_inputs(model, layer.cross_attn_image, frames, moved, rows.masks[:, 0])
+        query, key = attention_inputs(model, layer.cross_attn_image, frames, moved, rows.masks[:, 0])
         query = query.view(-1, side, side, query.shape[-1]).roll((-down, -right), (1, 2)).flatten(0, 2)
         key = key.flatten(0, 1)
         to_query, to_key, correlation = canonical_projections(query, key)
@@ -71,7 +71,7 @@ def calibrate_matching(
     return correlations
 
 
-def _attention_inputs(
+def attention_inputs(
     model: ClipModel, attention: torch.nn.Module, frames: Tensor, moved: Tensor, masks: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Queries (n, HW, C) of ``moved`` and keys (n, HW, M) of the memory of ``frames`` as ``attention`` gets them."""

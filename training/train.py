@@ -26,6 +26,7 @@ from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.compact import CompactConfig
 from training.losses import LossWeights, frame_loss, hard_iou
+from training.matching import calibrate_matching
 from training.model import ClipModel, PromptMix
 from training.prompts import choose_objects
 from training.validate import region_similarity, validation_bank
@@ -43,6 +44,8 @@ class Stage:
         pace, scale, ease: speed, size and plainness of the rendered objects, see ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
+        calibrate: begin by setting queries and keys of the memory attention, see :mod:`training.matching`.
+        matching_pace: factor on the learning rate of these queries and keys, whose softmax saturates at the full rate.
     """
 
     name: str = 'a'
@@ -56,6 +59,8 @@ class Stage:
     ease: float = 0.0
     lr: float = 1e-3
     decay: bool = False
+    calibrate: bool = False
+    matching_pace: float = 1.0
     steps: int = 0
     minutes: float = 0.0
     mix: PromptMix = field(default_factory=PromptMix)
@@ -119,13 +124,13 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.progress = Progress()
         self.started = time.time()
+        self._bank: tuple[int, TextureBank] | None = None
+        self._clips: tuple[int, torch.Tensor, torch.Tensor] | None = None
         self.model = self._build(config.stages[0].size)
         if config.init:
             self.model.load_state_dict(load_file(config.init, device=str(self.device)))
         self.optimiser = self._optimiser()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self._bank: tuple[int, TextureBank] | None = None
-        self._clips: tuple[int, torch.Tensor, torch.Tensor] | None = None
         run.mkdir(parents=True, exist_ok=True)
         if (run / 'last.pt').is_file():
             self.load(run / 'last.pt')
@@ -140,10 +145,23 @@ class Trainer:
         return ClipModel(CompactConfig(**sizes)).to(self.device).train()
 
     def _optimiser(self) -> torch.optim.AdamW:
-        plain = [p for p in self.model.parameters() if p.ndim < 2]
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        groups = [{'params': decayed, 'weight_decay': self.config.weight_decay}, {'params': plain, 'weight_decay': 0.0}]
-        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), foreach=True)
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            matching = name.startswith('memory_attention') and ('.q_proj.' in name or '.k_proj.' in name)
+            groups.setdefault((matching, parameter.ndim >= 2 and not matching), []).append(parameter)
+        return torch.optim.AdamW(
+            [
+                {
+                    'params': parameters,
+                    'weight_decay': self.config.weight_decay if decayed else 0.0,
+                    'matching': matching,
+                }
+                for (matching, decayed), parameters in groups.items()
+            ],
+            lr=1e-3,
+            betas=(0.9, 0.99),
+            foreach=True,
+        )
 
     def _resize(self, size: int) -> None:
         """The same weights and optimiser state in a model of another image size."""
@@ -209,13 +227,19 @@ class Trainer:
             bank = self._textures()
             self.progress.step = step
             seed = self.config.seed * 1_000_003 + index
-            self._clips = index, *render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale, stage.ease)
+            images, ids = render_clips(
+                stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale, stage.ease
+            )
+            self._clips = index, images, ids
         return self._clips[1], self._clips[2]
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns the loss and its terms."""
         stage, config = self.stage, self.config
         self._resize(stage.size)
+        if stage.calibrate and self.progress.stage_step == 0:
+            correlations = calibrate_matching(self.model, self._textures(), config.seed)
+            log.info('memory attention calibrated, canonical correlations %s', np.round(correlations, 3))
         images, ids = self._batch()
         rng = np.random.default_rng([config.seed, self.progress.step])
         if rng.uniform() < 0.5:  # the second pass over a batch rarely repeats the first
@@ -223,8 +247,9 @@ class Trainer:
         if rng.uniform() < 0.5:
             images, ids = images.flip(1), ids.flip(1)
         rows = choose_objects(ids, stage.objects, rng)
+        rate = self.learning_rate()
         for group in self.optimiser.param_groups:
-            group['lr'] = self.learning_rate()
+            group['lr'] = rate * (stage.matching_pace if group['matching'] else 1.0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
             outputs = self.model(images, rows, stage.mix, rng)
         quarter = torch.nn.functional.avg_pool2d(rows.masks, 4)
@@ -255,7 +280,8 @@ class Trainer:
         self.progress.step += 1
         self.progress.stage_step += 1
         means = {k: float(torch.stack([t[k] for t in terms]).mean()) for k in terms[0]}
-        return {'loss': float(total.detach()), **means, 'norm': float(norm), **{k: float(np.mean(v)) for k, v in reached.items()}}
+        means |= {k: float(np.mean(v)) for k, v in reached.items()}
+        return {'loss': float(total.detach()), 'norm': float(norm), **means}
 
     def _update_average(self) -> None:
         decay = min(self.config.ema, (self.progress.step + 1) / (self.progress.step + 10))

@@ -6,6 +6,7 @@ hw = (S / 16)^2 stride-16 tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -53,15 +54,22 @@ class Sam2Model:
         name: for messages and diagnostics.
         adapter: MoGA layers inside ``sam``, or None.
         precision: ``float32`` or ``bfloat16`` (autocast around each verb).
+        memory_dtype: type that memories are rounded to when they are stored, bfloat16 as in ``SAM2VideoPredictor``.
     """
 
     def __init__(
-        self, sam: SAM2Base, name: str, adapter: MogaAdapter | None = None, precision: str = 'float32'
+        self,
+        sam: SAM2Base,
+        name: str,
+        adapter: MogaAdapter | None = None,
+        precision: str = 'float32',
+        memory_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.sam = sam
         self.name = name
         self.adapter = adapter
         self.precision = precision
+        self.memory_dtype = memory_dtype
         self.device = sam.device
         self.image_size: int = sam.image_size
         self.encoder: Encoder = TorchEncoder(sam)
@@ -212,8 +220,7 @@ class Sam2Model:
                 object_score_logits=decoded.score,
                 is_mask_from_pts=prompted,
             )
-            # The official predictor stores memories in bfloat16; the rounding is part of the result.
-            memory = memory.flatten(2).transpose(1, 2).to(torch.bfloat16).float()
+            memory = memory.flatten(2).transpose(1, 2).to(self.memory_dtype).float()
             keys, values = self.attention.project(memory)
         return [
             MemoryFrame(frame_index, *parts)
@@ -224,6 +231,11 @@ class Sam2Model:
         """float32 (1, 1, S / 4, S / 4) logits of an object that was never seen."""
         side = self.image_size // 4
         return torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.device)
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    probe = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # private, and absent from older torch
+    return probe is not None and bool(probe())
 
 
 def load_model(config: ModelConfig) -> Sam2Model:
@@ -240,11 +252,12 @@ def load_model(config: ModelConfig) -> Sam2Model:
         raise ModelError(f'precision must be one of {precisions}, got {config.precision!r}')
     precision = config.precision
     if precision == 'auto':
-        precision = 'bfloat16' if device.type == 'cuda' else 'float32'
+        precision = 'bfloat16' if device.type == 'cuda' or _cpu_multiplies_bfloat16() else 'float32'
     if config.threads < 0:
         raise ModelError(f'threads must be 0 (automatic) or positive, got {config.threads}')
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.threads or device.type == 'cpu':
+        # A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
+        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
     sam = build_sam(config.model, config.checkpoint)
     adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
     sam = sam.to(device).eval().requires_grad_(False)

@@ -212,8 +212,8 @@ class ModelConfig:
         checkpoint: path of the weights; empty takes the shipped file (``compact`` only).
         adapter: path of an adapter file (safetensors); empty runs stock SAM 2.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
-        threads: CPU threads of torch; 0 leaves torch's own choice.
+        precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies it natively.
+        threads: CPU threads of torch; on a CPU 0 takes all cores but one, which the middleware needs.
     """
 
     model: str = 'compact'
