@@ -43,12 +43,11 @@ class Oracle(NamedTuple):
 def render_clip(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Three objects over a textured ground: JPEG files, the RGB arrays read back, and the egg's mask at frame 19."""
     rng = np.random.default_rng(0)
-    ground = cv2.resize(rng.integers(60, 190, (20, 24, 3), dtype=np.uint8), (384, 320), interpolation=cv2.INTER_CUBIC)
+    ground = cv2.resize(rng.integers(100, 150, (10, 12, 3), dtype=np.uint8), (384, 320), interpolation=cv2.INTER_CUBIC)
     frames, egg = [], np.zeros((SIZE, SIZE), np.uint8)
     for i in range(FRAMES):
         frame = ground[20 + i // 4 :, i // 2 :][:SIZE, :SIZE].copy()
-        cv2.circle(frame, (60 + i, 80), 28, (230, 30, 30), -1, cv2.LINE_AA)
-        cv2.circle(frame, (60 + i, 80), 12, (250, 220, 40), -1, cv2.LINE_AA)
+        cv2.circle(frame, (70 + i, 70), 46, (235, 30, 30), -1, cv2.LINE_AA)
         cv2.rectangle(frame, (160 - i, 150), (215 - i, 205), (30, 200, 40), -1, cv2.LINE_AA)
         cv2.ellipse(frame, (110, 230 - i), (36, 22), 2.0 * i, 0, 360, (40, 60, 240), -1, cv2.LINE_AA)
         if i == 19:
@@ -61,9 +60,9 @@ def render_clip(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
 
 def schedule(egg: np.ndarray) -> list[Event]:
     """A point, a box and a mask on different frames, and a correction of the first object by two clicks."""
-    correction = Prompt(object_id=DISC, points=[[60 + 40, 80], [200, 220]], point_labels=[1, 0])
+    correction = Prompt(object_id=DISC, points=[[70 + 40, 70], [200, 220]], point_labels=[1, 0])
     return [
-        Event(0, DISC, Prompt(points=[[66, 84]], point_labels=[1])),
+        Event(0, DISC, Prompt(points=[[70, 70]], point_labels=[1])),
         Event(7, BOARD, Prompt(box=[152, 149, 209, 206])),
         Event(19, EGG, Prompt(mask=egg)),
         Event(40, DISC, correction),
