@@ -276,7 +276,7 @@ def test_benchmark_end_to_end(dataset, checkpoint, tmp_path, capsys, prompt):
     lines = list(csv.DictReader(log.open(encoding='utf-8')))
     assert tuple(lines[0]) == benchmark.LOG_COLUMNS
     assert printed[-1].startswith('J&F ')
-    assert abs(float(printed[-1].split()[1]) - float(lines[1]['J&F'])) < 0.0551  # one decimal of a figure logged with two
+    assert abs(float(printed[-1].split()[1]) - float(lines[1]['J&F'])) < 0.0551  # one decimal against two
     assert [line['weights'] for line in lines] == [file_hash(checkpoint)] * 2
     assert [line['prompt'] for line in lines] == [prompt] * 2
     assert float(lines[0]['flow J&F']) > 65 and lines[1]['flow J&F'] == ''
