@@ -253,7 +253,7 @@ def test_a_wrong_parameter_fails_configure_and_a_corrected_one_succeeds(tmp_path
         wait_until(lambda: 'cannot configure' in other.node.problem, 'configure to fail')
         assert "max_objects must be an integer from 1 to 64, got 'many'" in other.node.problem
         assert 'model must be one of compact' in other.node.problem
-        assert other.state() == 'unconfigured'
+        wait_until(lambda: other.state() == 'unconfigured', 'the node to be unconfigured again')
         reply = other.call('add_object', prompt=box_prompt())
         assert not reply.success and 'max_objects' in reply.message
         wait_until(lambda: any('max_objects' in line.data for line in other.status), 'the status to tell')
