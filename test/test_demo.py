@@ -251,9 +251,9 @@ needs_weights = pytest.mark.skipif(not shipped_weights().is_file(), reason=f'{sh
 
 @pytest.fixture(scope='module')
 def short_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Folder and summary of a demo of eight seconds."""
+    """Folder and summary of a demo of ten seconds."""
     folder = tmp_path_factory.mktemp('demo')
-    process = run_demo('--out', str(folder), '--duration', '8', '--rate', '10')
+    process = run_demo('--out', str(folder), '--duration', '10', '--rate', '10')
     output = output_of(process)
     assert process.returncode == 0, output
     return folder, json.loads((folder / 'summary.json').read_text())
