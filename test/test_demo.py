@@ -14,9 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from rosbags.typesys.store import Typestore
 
-from robust_pvos_ros.bags.writer import interface_typestore
 from robust_pvos_ros.demo import processes
 from robust_pvos_ros.demo.pictures import VideoFile
 from robust_pvos_ros.demo.plan import PLAN, truth_ids
@@ -28,15 +26,6 @@ from robust_pvos_ros.tracking.types import PromptError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 60, 80
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
-IMAGE_TYPE, OBJECTS_TYPE = 'sensor_msgs/msg/Image', 'robust_pvos_interfaces/msg/TrackedObjects'
-PROMPT_TYPE = 'robust_pvos_interfaces/msg/Prompt'
-
-
-@pytest.fixture(scope='module')
-def store() -> Typestore:
-    return interface_typestore()
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts

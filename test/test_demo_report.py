@@ -19,7 +19,6 @@ from robust_pvos_ros.demo.pictures import contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, as_text, count_inputs, read_frames
 from robust_pvos_ros.demo.run import evaluate
 
-ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 60, 80
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND

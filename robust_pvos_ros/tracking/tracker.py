@@ -44,7 +44,6 @@ class _Object:
     label: str
     memory: ObjectMemory
     decoded: Decoded
-    first_frame: int
     prompt_frame: int
     points: Tensor
     point_labels: Tensor
@@ -217,7 +216,6 @@ class VideoTracker:
             label=label,
             memory=memory,
             decoded=Decoded(absent, zero(1, 1), zero(1), zero(1, sam.hidden_dim)),
-            first_frame=frame.index,
             prompt_frame=-1,
             points=zero(1, 0, 2),
             point_labels=zero(1, 0, dtype=torch.int32),
