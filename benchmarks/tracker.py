@@ -27,7 +27,13 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from benchmarks.official import build_predictor
 from robust_pvos_ros.tracking.adapters import MogaConfig, inject
-from robust_pvos_ros.tracking.checkpoints import build_official, build_sam, resolve_device, shipped_weights
+from robust_pvos_ros.tracking.checkpoints import (
+    build_official,
+    build_sam,
+    read_compact,
+    resolve_device,
+    shipped_weights,
+)
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
@@ -117,8 +123,10 @@ def build_runs(args: argparse.Namespace, objects: int) -> dict[str, Callable[[],
     sam = load_sam(args.model, args.checkpoint).to(device)
     clip, boxes = make_clip(sam.image_size, args.frames, objects)
     runs: dict[str, Callable[[], Iterator[None]]] = {}
+    file = Path(args.checkpoint) if args.checkpoint else shipped_weights()
+    compact = read_compact(file)[0] if args.model == 'compact' and file.is_file() else None
     for precision in args.precisions:
-        predictor = build_predictor(args.model, sam)
+        predictor = build_predictor(args.model, sam, compact)
         runs[f'official {precision}'] = partial(official_frames, predictor, clip, boxes, precision)
         model = Sam2Model(sam, args.model, precision=precision)
         runs[f'ours {precision}'] = partial(streaming_frames, model, clip, boxes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from sam2.modeling.sam2_base import SAM2Base
 
 from robust_pvos_ros.tracking.adapters import (
+    GateBank,
     MogaAdapter,
     MogaConfig,
     gumbel_sigmoid,
@@ -20,9 +22,11 @@ from robust_pvos_ros.tracking.adapters import (
     save_adapter,
 )
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, mean_gates
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import ModelError, Prompt
+from robust_pvos_ros.tracking.types import ModelError, Prompt, TrackerConfig
 
 SMALL = CompactConfig(image_size=128)
 TOKENS, MEMORIES, POINTERS = 64, 2, 5
@@ -150,6 +154,118 @@ def test_the_stock_path_gates_on_the_pointers_inside_the_memory() -> None:
     for seen, layer in zip(found, adapter.layers.values(), strict=True):
         assert seen is not None and seen is not layer.gates
         torch.testing.assert_close(seen, layer.gates)
+
+
+class TwoMemories:
+    """The same random memories of some objects, as the tracker keeps them and as ``SAM2Base`` does."""
+
+    def __init__(self, model: Sam2Model, objects: int) -> None:
+        sam = model.sam
+        self.model = model
+        self.ours = [ObjectMemory(sam.num_maskmem, sam.max_obj_ptrs_in_encoder, 4) for _ in range(objects)]
+        self.theirs: dict[str, dict] = {'cond_frame_outputs': {}, 'non_cond_frame_outputs': {}}
+        self.generator = torch.Generator().manual_seed(4)
+        self.side = sam.image_size // sam.backbone_stride
+
+    def random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    @torch.inference_mode()
+    def remember(self, index: int, prompted: bool) -> None:
+        raw, pointers = self.random(len(self.ours), TOKENS, SMALL.mem_dim), self.random(len(self.ours), SMALL.dim)
+        for row, (keys, values) in enumerate(zip(*self.model.attention.project(raw), strict=True)):
+            frame = MemoryFrame(index, keys, values, pointers[row])
+            if prompted:
+                self.ours[row].remember_prompt(frame, clear_recent=False)
+            else:
+                self.ours[row].remember(frame)
+        features = raw.transpose(1, 2).unflatten(2, (self.side, self.side))
+        self.theirs['cond_frame_outputs' if prompted else 'non_cond_frame_outputs'][index] = {
+            'maskmem_features': features,
+            'maskmem_pos_enc': [self.model.sam.memory_encoder.position_encoding(features)],
+            'obj_ptr': pointers,
+        }
+
+    @torch.inference_mode()
+    def condition(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of frame ``index`` from the tracker's attention and from ``SAM2Base`` with its own."""
+        image = self.random(1, SMALL.dim, self.side, self.side)
+        position = self.model.sam.image_encoder.neck.position_encoding(image)
+        tokens, places = (x.expand(len(self.ours), -1, -1, -1).flatten(2).permute(2, 0, 1) for x in (image, position))
+        expected = self.model.sam._prepare_memory_conditioned_features(
+            frame_idx=index,
+            is_init_cond_frame=False,
+            current_vision_feats=[tokens],
+            current_vision_pos_embeds=[places],
+            feat_sizes=[(self.side, self.side)],
+            output_dict=self.theirs,
+            num_frames=1000,
+        )
+        return self.model.condition(EncoderOutput(image, image, image), self.ours, index), expected
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        MogaConfig(),
+        MogaConfig(conditioning='memory', rank=32),
+        MogaConfig(conditioning='none', rank=32),
+        MogaConfig(placement=('cross_q', 'self_k'), rank=200),
+        MogaConfig(placement=('cross_q',), rank=8),
+    ],
+    ids=['default', 'memory', 'none', 'two_placements', 'one_placement'],
+)
+@pytest.mark.parametrize(('objects', 'fold'), [(1, True), (6, True), (6, False)], ids=['one', 'six', 'six_as_on_a_gpu'])
+def test_the_tracker_computes_what_sam2_does_with_the_adapter_inside(
+    config: MogaConfig, objects: int, fold: bool
+) -> None:
+    sam = make_sam()
+    adapter = inject(sam, config)
+    randomise(adapter)
+    adapted = TwoMemories(Sam2Model(sam, 'compact', adapter), objects)
+    without = TwoMemories(Sam2Model(make_sam(), 'compact'), objects)
+    adapted.model.attention.fold_values = fold
+    for index in range(22):
+        for memory in (adapted, without):
+            memory.remember(index, prompted=index in (0, 9))
+        if index in (0, 5, 15, 21):
+            found, expected = adapted.condition(index + 1)
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+            assert (found - without.condition(index + 1)[0]).abs().amax(dim=(1, 2, 3)).min() > 0.02
+
+
+def test_gates_of_the_tracker_are_those_of_the_layers() -> None:
+    sam = make_sam()
+    adapter = inject(sam, MogaConfig(rank=48))
+    randomise(adapter)
+    pointers = torch.randn(2, POINTERS, SMALL.dim, generator=torch.Generator().manual_seed(3))
+    frames = [[MemoryFrame(i, None, None, pointer) for i, pointer in enumerate(row)] for row in pointers]
+    found = mean_gates(frames, GateBank(adapter))
+    expected = torch.stack([layer.open_gates(pointers) for layer in adapter.layers.values()], dim=1)
+    torch.testing.assert_close(found, expected)
+    assert ((found > 0) & (found < 1)).any()
+    assert torch.equal(mean_gates([row[::-1] for row in frames], GateBank(adapter)), found)
+
+
+def test_gates_are_computed_once_for_each_pointer_and_forgotten_with_it() -> None:
+    sam = make_sam()
+    adapter = inject(sam, MogaConfig(rank=16))
+    randomise(adapter)
+    frames = np.random.default_rng(0).integers(0, 255, (24, 128, 128, 3), dtype=np.uint8)
+    tracker = VideoTracker(Sam2Model(sam, 'compact', adapter), TrackerConfig(max_objects=2))
+    prompts = [Prompt(box=[20, 20, 60, 70]), Prompt(points=[[90, 90]], point_labels=[1])]
+    original, sizes = GateBank.open, []
+    with mock.patch.object(GateBank, 'open', autospec=True) as gates:
+        gates.side_effect = original
+        for index, frame in enumerate(frames):
+            tracker.step(frame, index, prompts if index == 0 else ())
+            sizes.append(tracker.memory_bytes())
+    assert [len(call.args[1]) for call in gates.call_args_list] == [2] * 23
+    memory = tracker._table[1].memory
+    held = [m for m in memory.conditioning + memory.recent if m.gates is not None]
+    assert len(held) == 15 and memory.recent[-1].gates is None  # the newest pointer has not been attended to
+    assert all(m.gates.shape == (8, 16) and m.gates.dtype == torch.bool for m in held)
+    assert sizes[-1] == sizes[-5]
 
 
 def test_gumbel_sigmoid_is_hard_forward_and_soft_backward() -> None:

@@ -78,7 +78,6 @@ def test_a_box_becomes_a_mask_in_every_output_under_the_header_of_its_image(harn
     assert np.array_equal(pixels(label_image, np.uint16), np.where(inside, reply.object_id, 0))
 
 
-@pytest.mark.xfail(strict=True, reason='the shipped weights segment a box prompt too poorly: see MODEL_CARD.md, Limits')
 def test_the_square_is_found_and_followed(harness):
     harness.frame()
     reply = harness.call('add_object', prompt=box_prompt())

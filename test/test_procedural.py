@@ -39,7 +39,7 @@ def test_rendering_is_deterministic_by_seed(bank: TextureBank) -> None:
 
 
 def test_sizes_types_and_labels(bank: TextureBank) -> None:
-    images, ids = render_clips(6, 4, 64, 11, bank)
+    images, ids = render_clips(6, 4, 64, 11, bank)[:2]
     assert images.shape == (6, 4, 3, 64, 64) and images.dtype == torch.uint8
     assert ids.shape == (6, 4, 64, 64) and ids.dtype == torch.uint8
     assert int(ids.max()) <= LAYERS
@@ -50,7 +50,7 @@ def test_sizes_types_and_labels(bank: TextureBank) -> None:
 
 def test_identity_follows_the_moving_object(bank: TextureBank) -> None:
     """At slow pace masks of one ID overlap from frame to frame far more than masks of different IDs."""
-    _, ids = render_clips(8, 3, 64, 21, bank, pace=0.05)
+    _, ids = render_clips(8, 3, 64, 21, bank, pace=0.05)[:2]
     same: list[float] = []
     different: list[float] = []
     for clip in ids:
@@ -66,7 +66,7 @@ def test_identity_follows_the_moving_object(bank: TextureBank) -> None:
 
 def test_mask_separates_object_from_background(bank: TextureBank) -> None:
     """Pixels just inside a mask differ more from those just outside than from their inner neighbours."""
-    images, ids = render_clips(8, 1, 64, 31, bank)
+    images, ids = render_clips(8, 1, 64, 31, bank)[:2]
     image = images[:, 0].float().mean(1)
     step = (image[:, :, 1:] - image[:, :, :-1]).abs()
     label = ids[:, 0].int()

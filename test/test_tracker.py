@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from robust_pvos_ros.tracking.attention import _mix, softmax_without_subnormals
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.output import measure, render_masks
@@ -281,6 +282,26 @@ def test_resolution_may_change_in_mid_stream(model: Sam2Model) -> None:
     tracker.step(noise(1)[0], 0, [box(10, 10)])
     result = tracker.step(noise(1, 200, 120)[0], 1)
     assert result.masks.shape == (1, 200, 120) and result.label_image.shape == (200, 120)
+
+
+@pytest.mark.parametrize('spread', [0.1, 30.0])
+@pytest.mark.parametrize(('tokens', 'count'), [(8, 3), (256, 1824), (200, 9000)])
+def test_attention_in_blocks_equals_the_fused_kernel(tokens: int, count: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, tokens, 16, generator=generator) * spread
+    keys, values = (torch.randn(2, count, 16, generator=generator) for _ in range(2))
+    expected = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None])[:, 0]
+    torch.testing.assert_close(_mix(query, keys, values), expected, rtol=0, atol=2e-5)
+
+
+def test_no_attention_weight_is_subnormal() -> None:
+    scores = torch.linspace(-150, 30, 4000)[None].repeat(2, 1)
+    weights, expected = torch.empty_like(scores), scores.softmax(-1)
+    smallest = torch.finfo(torch.float32).tiny
+    assert ((expected > 0) & (expected < smallest)).any()
+    softmax_without_subnormals(scores, weights)
+    assert (weights >= smallest).all()
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-25)
 
 
 def test_bfloat16_follows_float32(model: Sam2Model) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dataset_folders import write_davis
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sam2.modeling.position_encoding import apply_rotary_enc
@@ -16,12 +18,13 @@ from sam2.modeling.position_encoding import apply_rotary_enc
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from training.config import Dataset, Stage, TrainConfig, load_config
 from training.export_weights import export
 from training.losses import LossWeights, dice_loss, focal_loss, frame_loss, hard_iou
 from training.matching import attention_inputs, calibrate_matching, canonical_projections
 from training.model import ClipModel, PromptMix
 from training.prompts import Rows, boxes, choose_objects, correction, points, spoil
-from training.train import Stage, TrainConfig, Trainer, load_config
+from training.train import Trainer
 from training.validate import follow_masks
 
 TINY = CompactConfig(
@@ -110,9 +113,10 @@ def test_prompts_point_at_the_mask() -> None:
 
 def _trainer(run: Path, steps: int = 4, **options: object) -> Trainer:
     stages = [
-        Stage(name='a', frames=2, clips=2, objects=1, steps=steps, lr=2e-3),
+        Stage(name='a', frames=2, clips=2, objects=1, steps=steps, lr=2e-3, passes=2, window=2),
         Stage(name='b', frames=3, clips=1, objects=1, steps=steps, decay=True, calibrate=True, matching_pace=0.1),
     ]
+    options.setdefault('losses', LossWeights(auxiliary=0.5, correspondence=0.1))
     config = TrainConfig(
         threads=1, bfloat16=False, warmup=1, bank=6, bank_size=48, bank_every=3, model=TINY, stages=stages, **options
     )
@@ -142,21 +146,41 @@ def test_a_run_cut_in_two_equals_an_uncut_one(tmp_path: Path) -> None:
 def test_twenty_steps_lower_the_loss(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, steps=20)
     trainer.config.stages[0].passes = 20
-    losses = [trainer.train_step()['loss'] for _ in range(20)]
+    losses = [trainer.train_step()[0]['loss'] for _ in range(20)]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_recorded_clips_take_their_share(tmp_path: Path) -> None:
+    root = write_davis(tmp_path / 'davis')
+    trainer = _trainer(tmp_path / 'run', steps=6, data=[Dataset(str(root))], max_stride=1)
+    trainer.config.stages[0].recorded = 0.5
+    kinds = []
+    for _ in range(6):
+        clips = trainer._batch()
+        kinds.append(type(clips).__name__)
+        assert clips.images.shape == (2, 2, 3, 128, 128) and clips.ids.shape == (2, 2, 128, 128)
+        terms, _ = trainer.train_step()
+        assert np.isfinite(terms['loss']) and ('correspondence' in terms) == (kinds[-1] == 'Clips')
+    assert set(kinds) == {'Clips', 'LabelledClips'}
+
+
+@pytest.mark.parametrize('wrong', ['stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2'])
+def test_wrong_stages_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong.split('.')[-1].split('=')[0]):
+        load_config(overrides=[wrong])
 
 
 def test_every_parameter_is_trained(tmp_path: Path) -> None:
     """Over all kinds of prompts each weight gets a gradient, except those that only other settings use."""
     trainer = _trainer(tmp_path)
     model = trainer.model
-    images, ids = trainer._batch()
+    images, ids = trainer._batch()[:2]
     rows = choose_objects(ids, 2, np.random.default_rng(0), min_area=0.0005)
     rows.masks[:, -1] = 0
     for mask, kind in ((1.0, 'box'), (0.0, 'box'), (0.0, 'one_point'), (0.0, 'corrected')):
         odds = {name: float(name == kind) for name in ('box', 'one_point', 'points', 'corrected')}
-        outputs = model(images, rows, PromptMix(mask=mask, **odds), np.random.default_rng(1))
+        outputs, _ = model(images, rows, PromptMix(mask=mask, **odds), np.random.default_rng(1))
         total = sum(o.decoded.logits.square().mean() + o.decoded.ious.mean() + o.decoded.score.mean() for o in outputs)
         total.backward()
     missing = {name for name, p in model.named_parameters() if p.grad is None}
@@ -172,11 +196,24 @@ def test_training_forward_equals_stock_tracking() -> None:
     rows = Rows(torch.tensor([0]), masks)
     seed = next(s for s in range(50) if _plain_draws(s))
     with torch.no_grad():
-        outputs = model(images, rows, PromptMix(mask=1.0, imperfect=0.0), np.random.default_rng(seed))
+        outputs, _ = model(images, rows, PromptMix(mask=1.0, imperfect=0.0), np.random.default_rng(seed))
         stock = follow_masks(model, images, rows.clip, rows.masks[:, 0])
     tracked = torch.stack([o.decoded.logits[:, 0] for o in outputs if o.frame > 0], 1)
     assert outputs[-1].decoded.score.min() > 0
     assert torch.allclose(tracked, stock[:, 1:], atol=1e-4)
+
+
+def test_practised_clicks_are_not_remembered() -> None:
+    torch.manual_seed(0)
+    model = ClipModel(TINY).eval()
+    images = torch.randint(0, 255, (1, 2, 3, 128, 128), dtype=torch.uint8)
+    rows = Rows(torch.tensor([0]), _square(128, 32, 80)[:, None].repeat(1, 2, 1, 1))
+    with torch.no_grad():
+        plain, _ = model(images, rows, PromptMix(mask=1.0), np.random.default_rng(3))
+        more, _ = model(images, rows, PromptMix(mask=1.0, extra=2), np.random.default_rng(3))
+    assert [o.task for o in plain] == ['mask', 'track']
+    assert [o.task for o in more] == ['mask', 'click', 'click', 'track']
+    assert torch.equal(plain[-1].decoded.logits, more[-1].decoded.logits)
 
 
 def _plain_draws(seed: int) -> bool:
@@ -211,10 +248,12 @@ def test_export_round_trip(tmp_path: Path) -> None:
 
 def test_config_file_and_unknown_keys(tmp_path: Path) -> None:
     recipe = load_config(Path(__file__).parents[1] / 'training' / 'configs' / 'compact.yaml')
-    assert [stage.size for stage in recipe.stages] == [128, 128, 128, 256] and recipe.stages[-1].decay
-    assert load_config(overrides=['seed=7']).seed == 7
-    with pytest.raises(Exception, match='sed'):
-        load_config(overrides=['sed=7'])
+    assert recipe.stages[0].task == 'correspondence' and recipe.stages[-1].decay and recipe.model.trunk == 'conv'
+    changed = load_config(overrides=['seed=7', 'stages.0.steps=3', 'model.depths=[1,1,1,1]'])
+    assert (changed.seed, changed.stages[0].steps, tuple(changed.model.depths)) == (7, 3, (1, 1, 1, 1))
+    for wrong in ('sed=7', 'stages.0.stpes=3', 'model.dpeth=1'):
+        with pytest.raises(OmegaConfBaseException, match=wrong.split('=')[0].split('.')[-1]):
+            load_config(overrides=[wrong])
 
 
 def test_canonical_projections_find_the_shared_signal() -> None:
@@ -242,7 +281,7 @@ def test_calibrated_attention_finds_the_moved_object() -> None:
 @torch.no_grad()
 def _mask_read(model: ClipModel, bank: TextureBank) -> tuple[float, float]:
     """Attention of the first layer to masked memory from pixels on and off the object, which moves by 2 cells."""
-    images, ids = render_clips(12, 1, 128, 3, bank, 1.0, 1.5, 1.0)
+    images, ids = render_clips(12, 1, 128, 3, bank, 1.0, 1.5, 1.0)[:2]
     rows = choose_objects(ids, 1, np.random.default_rng(0))
     frames, masks = images[rows.clip, 0], rows.masks[:, 0]
     attention: Any = model.memory_attention.layers[0].cross_attn_image

@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 @dataclass
 class LossWeights:
-    """Weights of the four terms and the shape of the focal one; the defaults are SAM 2's."""
+    """Weights of the four terms and the shape of the focal one; the defaults are SAM 2's.
+
+    Three terms SAM 2 lacks: ``correspondence`` weighs the matching of the image features and ``attention`` that of the
+    memory attention (:mod:`training.correspondence`); ``auxiliary`` weighs the mask that a linear layer, dropped after
+    training, reads from the features after memory attention.  ``mask`` and ``click`` weigh all terms of prompted
+    frames; the decoder's answer to a mask prompt is not used at inference, but its object pointer is.
+    """
 
     focal: float = 20.0
     dice: float = 1.0
@@ -19,6 +25,11 @@ class LossWeights:
     occlusion: float = 1.0
     alpha: float = 0.25
     gamma: float = 2.0
+    correspondence: float = 0.0
+    auxiliary: float = 0.0
+    attention: float = 0.0
+    mask: float = 1.0
+    click: float = 1.0
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -78,3 +89,9 @@ def frame_loss(
     }
     total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
     return total, {name: value.detach() for name, value in terms.items()}
+
+
+def rough_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy and dice, scalar, of an auxiliary mask; logits and target float (N, h, w)."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target)
+    return cross_entropy + dice_loss(logits.float(), target).mean()

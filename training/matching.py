@@ -53,7 +53,7 @@ def calibrate_matching(
         mean canonical correlation of every layer.
     """
     size, side = model.image_size, model.image_size // 16
-    frames, ids = render_clips(images, 1, size, seed, bank, 1.0, 1.5)
+    frames, ids = render_clips(images, 1, size, seed, bank, 1.0, 1.5)[:2]
     rows = choose_objects(ids, 1, np.random.default_rng(seed))
     frames = frames[rows.clip, 0]
     down, right = side // 4, -(side // 4)

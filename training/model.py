@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from sam2.modeling.position_encoding import apply_rotary_enc
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +37,7 @@ class PromptMix:
         box, one_point, points, corrected: odds of the kinds of click.
         imperfect: share of the masks that are spoilt.
         forced: chance that the true mask of clicked objects is remembered instead of the decoder's.
+        extra: further prompts by click per step, of all objects on the first frame, decoded but not remembered.
     """
 
     mask: float = 0.55
@@ -43,6 +47,7 @@ class PromptMix:
     corrected: float = 0.2
     imperfect: float = 0.3
     forced: float = 0.0
+    extra: int = 0
 
 
 @dataclass
@@ -62,12 +67,19 @@ class Decoded:
 
 @dataclass
 class Supervised:
-    """A decoder output, the rows of the batch it belongs to and its task: mask, click or track."""
+    """A decoder output, the rows of the batch it belongs to and its task: mask, click or track.
+
+    Attributes:
+        conditioned: (N, C, h, h) image features after memory attention, where there was one.
+        attention: per layer of it (N, h * h, t * h * h) logits of the attention to the spatial memories.
+    """
 
     task: str
     frame: int
     rows: Tensor
     decoded: Decoded
+    conditioned: Tensor | None = None
+    attention: list[Tensor] = field(default_factory=list)
 
 
 class ClipModel(SAM2Base):
@@ -130,11 +142,23 @@ class ClipModel(SAM2Base):
             for linear in (attention.v_proj, attention.out_proj):
                 linear.weight.mul_(3**0.5)
 
-    def forward(self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator) -> list[Supervised]:
-        """Follow the objects ``rows`` through clips; images uint8 (B, T, 3, S, S)."""
+    def forward(
+        self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator, watch: bool = False
+    ) -> tuple[list[Supervised], list[Tensor]]:
+        """Follow the objects ``rows`` through clips; images uint8 (B, T, 3, S, S).
+
+        Args:
+            watch: collect the logits of the memory attention, which computes its queries and keys twice.
+
+        Returns:
+            what the loss sees, and the image encoder's maps (B * T, C, h, h) at strides 4, 8 and 16.
+        """
         batch, frames = images.shape[:2]
-        features = self._prepare_backbone_features(self.forward_image(normalise(images.flatten(0, 1))))
-        _, levels, positions, sizes = features
+        encoded = self.image_encoder(normalise(images.flatten(0, 1)))
+        maps = encoded['backbone_fpn']
+        decoder = self.sam_mask_decoder
+        skips = [decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])]
+        _, levels, positions, sizes = self._prepare_backbone_features({**encoded, 'backbone_fpn': [*skips, maps[2]]})
         levels = [x.unflatten(1, (batch, frames)) for x in levels]
         positions = [x.unflatten(1, (batch, frames)) for x in positions]
         memory: dict[str, dict[int, Any]] = {'cond_frame_outputs': {}, 'non_cond_frame_outputs': {}}
@@ -148,18 +172,21 @@ class ClipModel(SAM2Base):
                 supervised, mask, pointer, score = self._prompted(feats, high_res, sizes, rows, mix, rng)
                 outputs.extend(supervised)
             else:
-                pix_feat = self._prepare_memory_conditioned_features(
-                    frame_idx=frame + gap,
-                    is_init_cond_frame=False,
-                    current_vision_feats=feats[-1:],
-                    current_vision_pos_embeds=[positions[-1][:, rows.clip, frame]],
-                    feat_sizes=sizes[-1:],
-                    output_dict=memory,
-                    num_frames=POINTER_FRAMES,
-                )
+                with self._watched_attention(frame if watch else 0) as attention:
+                    pix_feat = self._prepare_memory_conditioned_features(
+                        frame_idx=frame + gap,
+                        is_init_cond_frame=False,
+                        current_vision_feats=feats[-1:],
+                        current_vision_pos_embeds=[positions[-1][:, rows.clip, frame]],
+                        feat_sizes=sizes[-1:],
+                        output_dict=memory,
+                        num_frames=POINTER_FRAMES,
+                    )
                 decoded = self._decode(pix_feat, high_res)
-                outputs.append(Supervised('track', frame, torch.arange(len(rows.clip), device=images.device), decoded))
+                everyone = torch.arange(len(rows.clip), device=images.device)
+                outputs.append(Supervised('track', frame, everyone, decoded, pix_feat, attention))
                 mask, pointer, score = self._remembered(decoded)
+                mask = mask.detach()  # through the remembered mask gradients grow from frame to frame
             if frame == frames - 1:
                 break
             features_out, position_out = self._encode_new_memory(feats, sizes, mask, score, False)
@@ -168,7 +195,30 @@ class ClipModel(SAM2Base):
                 memory['cond_frame_outputs'][0] = entry
             else:
                 memory['non_cond_frame_outputs'][frame + gap] = entry
-        return outputs
+        return outputs, maps
+
+    @contextmanager
+    def _watched_attention(self, memories: int) -> Iterator[list[Tensor]]:
+        """Collects the logits of every memory cross-attention to the ``memories`` spatial memories, oldest first."""
+        seen: list[Tensor] = []
+        if not memories:
+            yield seen
+            return
+
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            attention: Any = module
+            query, tokens = kwargs['q'], memories * kwargs['q'].shape[1]
+            q, k = attention.q_proj(query)[:, None], attention.k_proj(kwargs['k'][:, :tokens])[:, None]
+            q, k = apply_rotary_enc(q, k, attention.freqs_cis, repeat_freqs_k=True)
+            seen.append((q @ k.transpose(-1, -2))[:, 0] / q.shape[-1] ** 0.5)
+
+        layers: Any = self.memory_attention.layers
+        handles = [x.cross_attn_image.register_forward_pre_hook(watch, with_kwargs=True) for x in layers]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _decode(
         self,
@@ -222,6 +272,7 @@ class ClipModel(SAM2Base):
         truth, count = rows.masks[:, 0], len(rows.clip)
         by_mask = torch.from_numpy(rng.uniform(size=count) < mix.mask).to(truth.device)
         pix_feat = feats[-1].permute(1, 2, 0).unflatten(2, sizes[-1])
+        unconditioned = (feats[-1] + self.no_mem_embed).permute(1, 2, 0).unflatten(2, sizes[-1])
         pieces: list[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]] = []
         supervised: list[Supervised] = []
         index = by_mask.nonzero()[:, 0]
@@ -235,8 +286,7 @@ class ClipModel(SAM2Base):
             pieces.append((index, remembered))
         index = (~by_mask).nonzero()[:, 0]
         if len(index):
-            conditioned = (feats[-1] + self.no_mem_embed).permute(1, 2, 0).unflatten(2, sizes[-1])[index]
-            decoded = self._from_clicks(conditioned, [x[index] for x in high_res], truth[index], mix, rng)
+            decoded = self._from_clicks(unconditioned[index], [x[index] for x in high_res], truth[index], mix, rng)
             supervised.append(Supervised('click', 0, index, decoded))
             mask, pointer, score = self._remembered(decoded)
             if rng.uniform() < mix.forced:
@@ -244,6 +294,10 @@ class ClipModel(SAM2Base):
             elif rng.uniform() < 0.5:  # at inference the mask of a clicked frame is binarised before it is remembered
                 mask = torch.where(mask > 0, 10.0, -10.0)
             pieces.append((index, (mask, pointer, score)))
+        everyone = torch.arange(count, device=truth.device)
+        for _ in range(mix.extra):
+            decoded = self._from_clicks(unconditioned, high_res, truth, mix, rng)
+            supervised.append(Supervised('click', 0, everyone, decoded))
         order = torch.cat([index for index, _ in pieces]).argsort()
         mask, pointer, score = (torch.cat([part[i].float() for _, part in pieces])[order] for i in range(3))
         return supervised, mask, pointer, score

@@ -65,7 +65,7 @@ def region_similarity(model: SAM2Base, bank: TextureBank, clips: int = 12, frame
     device = next(model.parameters()).device
     scores = []
     for start in range(0, clips, 4):
-        images, ids = render_clips(4, frames, model.image_size, VALIDATION_SEED + start, bank)
+        images, ids = render_clips(4, frames, model.image_size, VALIDATION_SEED + start, bank)[:2]
         rows = choose_objects(ids, 2, np.random.default_rng(start), min_area=0.005)
         with torch.autocast(device.type, torch.bfloat16):
             logits = follow_masks(model, images, rows.clip, rows.masks[:, 0])

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 _PHOTOGRAPHS = {
     'skimage': ('data', ('astronaut.png', 'brick.png', 'camera.png', 'chelsea.png', 'coffee.png', 'coins.png',
                          'grass.png', 'gravel.png', 'hubble_deep_field.jpg', 'ihc.png', 'moon.png',
-                         'motorcycle_left.png', 'motorcycle_right.png', 'rocket.jpg')),
+                         'rocket.jpg')),
     'sklearn': ('datasets/images', ('china.jpg', 'flower.jpg')),
 }  # fmt: skip
 

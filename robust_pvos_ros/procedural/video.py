@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,24 @@ from robust_pvos_ros.procedural.textures import TextureBank
 
 LAYERS = 5
 _STILL_PIECES = 6
+
+
+class Clips(NamedTuple):
+    """B labelled clips of T frames of S x S pixels with L moving layers.
+
+    Attributes:
+        images: uint8 (B, T, 3, S, S) RGB.
+        ids: uint8 (B, T, S, S), the ID of the visible object, stable within a clip, 0 where there is background or
+            something unlabelled.
+        layers: uint8 (B, T, S, S), what is visible: 0 the background, 1 .. L the moving layers.
+        maps: float32 (B, T, L + 1, 2, 3), from image coordinates (x, y in [-1, 1]) to those of a layer, in which its
+            content keeps its place.
+    """
+
+    images: Tensor
+    ids: Tensor
+    layers: Tensor
+    maps: Tensor
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
@@ -171,20 +190,20 @@ def _backgrounds(rng: np.random.Generator, batch: int, bank: TextureBank, side: 
     position = rng.uniform(-1, 1, (batch, _STILL_PIECES, 2))
     turn = rng.normal(0, 0.5, (batch, _STILL_PIECES))
     for piece in range(_STILL_PIECES):
-        grid = _placement(position[:, piece], scale[:, piece], turn[:, piece], side, device)
+        grid = _affine_grid(_placement(position[:, piece], scale[:, piece], turn[:, piece]), side, device)
         sample = F.grid_sample(painted[:, piece], grid, align_corners=False)
         cover = ((sample[:, 3:] - 0.5) * _tensor(scale[:, piece] * side / 2, device)[:, None, None, None] + 0.5)
         scene = torch.lerp(scene, sample[:, :3], cover.clamp(0, 1))
     return scene, textures
 
 
-def _placement(position: np.ndarray, scale: np.ndarray, angle: np.ndarray, side: int, device: torch.device) -> Tensor:
-    """Sampling grid (K, side, side, 2) that puts a canvas at ``position`` with half side ``scale``."""
+def _placement(position: np.ndarray, scale: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Maps (K, 2, 3) from image to canvas coordinates that put a canvas at ``position`` with half side ``scale``."""
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     theta = np.empty((len(scale), 2, 3))
     theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1] = cos, sin, -sin, cos
     theta[..., 2] = -np.einsum('kij,kj->ki', theta[..., :2], position)
-    return _affine_grid(theta, side, device)
+    return theta
 
 
 def _affine_grid(theta: np.ndarray, side: int, device: torch.device) -> Tensor:
@@ -242,7 +261,7 @@ def render_clips(
     pace: float = 1.0,
     scale: float = 1.0,
     ease: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Clips:
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
     Args:
@@ -250,10 +269,6 @@ def render_clips(
         pace: factor on all speeds; 1 moves objects by some percent of the image per frame.
         scale: factor on the size of all moving objects.
         ease: share of objects with one dominant colour, 0 to 1; it also makes look-alikes and camouflage rarer.
-
-    Returns:
-        images uint8 (B, T, 3, size, size) RGB and ids uint8 (B, T, size, size): the ID of the visible object, stable
-        within a clip, 0 where there is background or something unlabelled.
     """
     rng = np.random.default_rng(seed)
     device = bank.images.device
@@ -271,7 +286,10 @@ def render_clips(
     grid = _affine_grid(motion.camera.reshape(-1, 2, 3) / 1.25, size, device)
     still = scene[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
     image = F.grid_sample(still, grid, padding_mode='reflection', align_corners=False)
-    labels = torch.zeros(batch * frames, size, size, dtype=torch.uint8, device=device)
+    layers = torch.zeros(batch * frames, size, size, dtype=torch.uint8, device=device)
+    maps = np.zeros((batch, frames, LAYERS + 1, 2, 3))
+    maps[..., 0, 0] = maps[..., 1, 1] = 1.0
+    maps[:, :, 0] = motion.camera
     softness = rng.choice([1.0, 0.6, 0.35], (batch, 1), p=[0.6, 0.25, 0.15]) * np.ones((1, frames))
     shadow = rng.uniform(0.15, 0.5, batch) * (rng.uniform(size=batch) < 0.5)
     offset = rng.integers(-size // 12, size // 12 + 1, (batch, 2))
@@ -281,18 +299,20 @@ def render_clips(
             continue
         rows = torch.from_numpy((clips[:, None] * frames + np.arange(frames)).ravel()).to(device)
         half_side = motion.scale[clips, layer].ravel()
-        grid = _placement(
-            motion.position[clips, layer].reshape(-1, 2), half_side, motion.angle[clips, layer].ravel(), size, device
-        )
+        theta = _placement(motion.position[clips, layer].reshape(-1, 2), half_side, motion.angle[clips, layer].ravel())
+        maps[clips, :, layer + 1] = theta.reshape(len(clips), frames, 2, 3)
+        grid = _affine_grid(theta, size, device)
         sample = F.grid_sample(canvases[clips, layer].flatten(0, 1), grid, align_corners=False)
         sharp = _tensor(half_side * softness[clips].ravel() * size / 2, device)[:, None, None, None]
         cover = ((sample[:, 3:] - 0.5) * sharp + 0.5).clamp_(0, 1)
         under = _cast_shadow(image[rows], cover, shadow[clips], offset[clips], frames)
         image[rows] = torch.lerp(under, sample[:, :3], cover)
-        own = torch.from_numpy(np.repeat(ids[clips, layer], frames)).to(device, torch.uint8)
-        labels[rows] = torch.where(cover[:, 0] > 0.5, own[:, None, None], labels[rows])
+        layers[rows] = torch.where(cover[:, 0] > 0.5, layer + 1, layers[rows]).to(torch.uint8)
     image = _camera_effects(rng, image.view(batch, frames, 3, size, size), motion)
-    return image.mul(255).round_().to(torch.uint8), labels.view(batch, frames, size, size)
+    layers = layers.view(batch, frames, size, size)
+    owners = torch.from_numpy(np.pad(ids.clip(0), ((0, 0), (1, 0)))).to(device, torch.uint8)
+    labels = owners.gather(1, layers.flatten(1).long()).view_as(layers)
+    return Clips(image.mul(255).round_().to(torch.uint8), labels, layers, _tensor(maps, device))
 
 
 def _cast_shadow(image: Tensor, cover: Tensor, strength: np.ndarray, offset: np.ndarray, frames: int) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
@@ -148,6 +149,42 @@ class MogaAdapter:
             for key, tensor in layer.state_dict().items()
             if not key.startswith('base.')
         }
+
+
+class GateBank:
+    """The gate MLPs of all layers of a trained adapter in one evaluation: hard gates as at inference, in float32.
+
+    Args:
+        adapter: its weights must not change afterwards.
+
+    Attributes:
+        layers: the L adapted projections in the order of the gates.
+        per_pointer: gates belong to single pointers (conditioning ``object``), so that they may be kept beside them,
+            not to the mean pointer of an object.
+    """
+
+    def __init__(self, adapter: MogaAdapter) -> None:
+        self.layers = list(adapter.layers.values())
+        self.per_pointer = adapter.config.conditioning == 'object'
+        self._rank = adapter.config.rank
+        self._stages: list[tuple[Tensor, Tensor]] = []
+        if adapter.config.conditioning != 'none':
+            stages = zip(*(layer.gate.layers for layer in self.layers if layer.gate is not None), strict=True)
+            for stage in stages:
+                weight = torch.stack([linear.weight for linear in stage]).detach().float()
+                bias = torch.stack([linear.bias for linear in stage])[:, None].detach().float()
+                self._stages.append((weight.transpose(1, 2).contiguous(), bias))
+
+    def open(self, pointers: Tensor) -> Tensor:
+        """Hard gates z, bool (N, L, R), of pointers (N, C); equations 2 and 5."""
+        if not self._stages:
+            return pointers.new_ones(len(pointers), len(self.layers), self._rank, dtype=torch.bool)
+        # A gate near its threshold must not hang on the precision that the rest of the network runs in.
+        with torch.autocast(pointers.device.type, enabled=False):
+            x = pointers.float().expand(len(self.layers), -1, -1)
+            for index, (weight, bias) in enumerate(self._stages):
+                x = torch.baddbmm(bias, F.relu(x) if index else x, weight)
+        return (x > 0).transpose(0, 1)
 
 
 def layer_norm_parameters(sam: nn.Module) -> dict[str, nn.Parameter]:

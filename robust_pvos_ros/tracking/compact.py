@@ -1,7 +1,7 @@
 """The compact SAM 2: the official modules in a size that a plain CPU runs at camera rate.
 
-Every module is ``sam2``'s own; only widths and depths differ from ``sam2.1_hiera_t.yaml``.  The architecture travels in
-the weights file as the JSON of :class:`CompactConfig`.
+Every module is ``sam2``'s own with other widths and depths, except the trunk of the image encoder, which may be a
+convolutional one in place of Hiera.  The architecture travels in the weights file as JSON of :class:`CompactConfig`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -16,6 +17,9 @@ from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, Memory
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from robust_pvos_ros.tracking.trunk import ConvTrunk
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class CompactConfig:
 
     Attributes:
         image_size: side of the square input in pixels, a multiple of 128 (windows tile every stage without padding).
+        trunk: ``conv`` or ``hiera``.
+        widths, depths: of the convolutional trunk: channels and residual blocks per stage (strides 4, 8, 16, 32).
         embed_dim: channels of Hiera's first stage; doubles with every stage.
         stages: Hiera blocks per stage (strides 4, 8, 16, 32).
         global_blocks: Hiera blocks with global instead of windowed attention.
@@ -45,6 +51,26 @@ class CompactConfig:
     feedforward: int = 512
     fuser_layers: int = 1
     num_maskmem: int = 7
+    trunk: str = 'hiera'
+    widths: tuple[int, ...] = (48, 128, 192, 192)
+    depths: tuple[int, ...] = (1, 2, 3, 2)
+
+    def __post_init__(self) -> None:
+        if self.trunk not in ('conv', 'hiera'):
+            raise ValueError(f"trunk must be 'conv' or 'hiera', got {self.trunk!r}")
+
+
+class Float32MaskDownSampler(MaskDownSampler):
+    """``MaskDownSampler`` outside autocast.
+
+    Its second convolution (16 channels, 4 x 4, stride 4) gives wrong results in bfloat16 on processors with AMX
+    (torch 2.13, oneDNN): a relative error of 1.2 where 0.003 is due.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Masks (B, 1, S, S) -> (B, C, S / 16, S / 16), float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 def _sine(channels: int) -> PositionEmbeddingSine:
@@ -54,14 +80,17 @@ def _sine(channels: int) -> PositionEmbeddingSine:
 
 
 def _image_encoder(config: CompactConfig) -> ImageEncoder:
-    trunk = Hiera(
-        embed_dim=config.embed_dim,
-        num_heads=1,
-        stages=config.stages,
-        global_att_blocks=config.global_blocks,
-        window_pos_embed_bkg_spatial_size=(8, 8),
-        window_spec=(8, 4, 8, 4),
-    )
+    if config.trunk == 'conv':
+        trunk = ConvTrunk(config.widths, config.depths)
+    else:
+        trunk = Hiera(
+            embed_dim=config.embed_dim,
+            num_heads=1,
+            stages=config.stages,
+            global_att_blocks=config.global_blocks,
+            window_pos_embed_bkg_spatial_size=(8, 8),
+            window_spec=(8, 4, 8, 4),
+        )
     neck = FpnNeck(
         position_encoding=_sine(config.dim),
         d_model=config.dim,
@@ -104,7 +133,7 @@ def _memory_encoder(config: CompactConfig) -> MemoryEncoder:
         out_dim=config.mem_dim,
         in_dim=config.dim,
         position_encoding=_sine(config.mem_dim),
-        mask_downsampler=MaskDownSampler(embed_dim=config.dim, kernel_size=4, stride=4, padding=0),
+        mask_downsampler=Float32MaskDownSampler(embed_dim=config.dim, kernel_size=4, stride=4, padding=0),
         fuser=Fuser(block, num_layers=config.fuser_layers),
     )
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
+from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
@@ -46,21 +47,27 @@ class TorchEncoder:
         self._neck = sam.image_encoder.neck
         self._levels = len(self._neck.convs) - sam.image_encoder.scalp
         self._skips = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
-        side = sam.image_size // 4
-        with torch.inference_mode():
-            self._position = self._trunk._get_pos_embed((side, side)).clone()
+        self._position: Tensor | None = None
+        if isinstance(self._trunk, Hiera):
+            side = sam.image_size // 4
+            with torch.inference_mode():
+                self._position = self._trunk._get_pos_embed((side, side)).clone()
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> EncoderOutput:
-        """See :class:`Encoder`; ``Hiera.forward`` and ``FpnNeck.forward``."""
-        x = self._trunk.patch_embed(image) + self._position
+        """See :class:`Encoder`; the trunk's ``forward`` and ``FpnNeck.forward``."""
+        stages = self._trunk(image) if self._position is None else self._hiera(image, self._position)
+        stride4, stride8, stride16 = self._pyramid(stages)[: self._levels]
+        return EncoderOutput(self._skips[0](stride4), self._skips[1](stride8), stride16)
+
+    def _hiera(self, image: Tensor, position: Tensor) -> list[Tensor]:
+        x = self._trunk.patch_embed(image) + position
         stages = []
         for index, block in enumerate(self._trunk.blocks):
             x = block(x)
             if index in self._trunk.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
-        stride4, stride8, stride16 = self._pyramid(stages)[: self._levels]
-        return EncoderOutput(self._skips[0](stride4), self._skips[1](stride8), stride16)
+        return stages
 
     def _pyramid(self, stages: list[Tensor]) -> list[Tensor]:
         neck = self._neck

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from robust_pvos_ros.tracking.adapters import GateBank
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention, MemoryBatch
 
 
-@dataclass(frozen=True)
+@dataclass
 class MemoryFrame:
     """What one object remembers of one frame.
 
@@ -21,12 +22,15 @@ class MemoryFrame:
         keys: (layers, hw, C) cross-attention keys without temporal position; None once only the pointer is of use.
         values: (layers or 1, hw, V); None with ``keys``.
         pointer: (C,) object pointer.
+        gates: bool (L, R), the pointer's gates of every projection adapted with MoGA.  A function of ``pointer`` alone,
+            filled in when the pointer is first attended to; None until then, and always without MoGA.
     """
 
     frame_index: int
     keys: Tensor | None
     values: Tensor | None
     pointer: Tensor
+    gates: Tensor | None = None
 
 
 class Slot(NamedTuple):
@@ -66,8 +70,7 @@ class ObjectMemory:
         del self.recent[: -(self.max_pointers - 1)]
         aged = len(self.recent) - self.num_maskmem - 1
         if aged >= 0 and self.recent[aged].keys is not None:
-            old = self.recent[aged]
-            self.recent[aged] = MemoryFrame(old.frame_index, None, None, old.pointer)
+            self.recent[aged] = replace(self.recent[aged], keys=None, values=None)
 
     def remember_prompt(self, memory: MemoryFrame, clear_recent: bool) -> None:
         """Store the memory of a prompted frame in place of any memory of the same frame."""
@@ -99,10 +102,10 @@ class ObjectMemory:
         slots += [Slot(m, age - 1) for age, m in self._ages(frame_index) if age < self.num_maskmem]
         return slots
 
-    def pointers(self, frame_index: int) -> list[tuple[int, Tensor]]:
-        """(distance in frames, pointer) of every pointer that frame ``frame_index`` attends to."""
-        found = [(frame_index - m.frame_index, m.pointer) for m in self.conditioning]
-        found += [(age, m.pointer) for age, m in self._ages(frame_index) if age < self.max_pointers]
+    def pointers(self, frame_index: int) -> list[tuple[int, MemoryFrame]]:
+        """(distance in frames, memory) of every memory whose pointer frame ``frame_index`` attends to."""
+        found = [(frame_index - m.frame_index, m) for m in self.conditioning]
+        found += [(age, m) for age, m in self._ages(frame_index) if age < self.max_pointers]
         return found
 
     def group_key(self, frame_index: int) -> tuple[int, int]:
@@ -112,7 +115,7 @@ class ObjectMemory:
     def nbytes(self) -> int:
         """Bytes held by the tensors of this memory."""
         frames = self.conditioning + self.recent
-        tensors = [t for m in frames for t in (m.keys, m.values, m.pointer) if t is not None]
+        tensors = [t for m in frames for t in (m.keys, m.values, m.pointer, m.gates) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -124,28 +127,32 @@ def group_by_key(memories: Sequence[ObjectMemory], frame_index: int) -> list[lis
     return list(groups.values())
 
 
-def assemble(
-    memories: Sequence[ObjectMemory], frame_index: int, attention: CachedMemoryAttention
-) -> MemoryBatch:
-    """Keys and values for one group of objects; all must have the same ``group_key``."""
-    pointer_lists = [memory.pointers(frame_index) for memory in memories]
-    pointers = torch.stack([torch.stack([p for _, p in pairs]) for pairs in pointer_lists])
-    distances = torch.tensor([[d for d, _ in pairs] for pairs in pointer_lists], dtype=torch.float32)
+def mean_gates(frames: Sequence[Sequence[MemoryFrame]], bank: GateBank) -> Tensor:
+    """Mean gates, float32 (B, L, R), of the pointers of B objects; those met for the first time stay in ``frames``."""
+    if not bank.per_pointer:
+        return bank.open(torch.stack([torch.stack([m.pointer for m in row]).mean(0) for row in frames])).float()
+    fresh = [m for row in frames for m in row if m.gates is None]
+    if fresh:
+        for memory, gates in zip(fresh, bank.open(torch.stack([m.pointer for m in fresh])), strict=True):
+            memory.gates = gates.clone()
+    return torch.stack([torch.stack([m.gates for m in row if m.gates is not None]) for row in frames]).float().mean(1)
+
+
+def assemble(memories: Sequence[ObjectMemory], frame_index: int, attention: CachedMemoryAttention) -> MemoryBatch:
+    """What frame ``frame_index`` attends to, for one group of objects; all must have the same ``group_key``."""
+    pairs = [memory.pointers(frame_index) for memory in memories]
+    pointers = torch.stack([torch.stack([m.pointer for _, m in row]) for row in pairs])
+    distances = torch.tensor([[d for d, _ in row] for row in pairs], dtype=torch.float32)
     pointer_keys, pointer_values = attention.project_pointers(pointers, distances.to(pointers.device))
-    slots = [memory.spatial(frame_index) for memory in memories]
-    layers, tokens, dim = attention.temporal_keys.shape[1:]
-    spatial = len(slots[0]) * tokens
-    batch, total = len(memories), spatial + pointer_keys.shape[2]
-    keys = pointer_keys.new_empty(layers, batch, total, dim)
-    values = pointer_values.new_empty(pointer_values.shape[1], batch, total, pointer_values.shape[-1])
-    keys[:, :, spatial:] = pointer_keys.transpose(0, 1)
-    values[:, :, spatial:] = pointer_values.transpose(0, 1)
-    for row, row_slots in enumerate(slots):
-        for place, (memory, temporal) in enumerate(row_slots):
-            at = slice(place * tokens, (place + 1) * tokens)
-            if memory.keys is None or memory.values is None:
-                raise RuntimeError(f'frame {memory.frame_index} was attended to after its keys were dropped')
-            torch.add(memory.keys, attention.temporal_keys[temporal], out=keys[:, row, at])
-            values[:, row, at] = memory.values
-    value_of_layer = list(values) if len(values) == layers else [values[0]] * layers
-    return MemoryBatch(list(keys), value_of_layer, pointers)
+    gates = None
+    if attention.gates is not None:
+        gates = mean_gates([[m for _, m in row] for row in pairs], attention.gates)
+    frames = [[_attended(slot) for slot in memory.spatial(frame_index)] for memory in memories]
+    return MemoryBatch(frames, pointer_keys, pointer_values, gates)
+
+
+def _attended(slot: Slot) -> tuple[Tensor, Tensor, int]:
+    memory, temporal = slot
+    if memory.keys is None or memory.values is None:
+        raise RuntimeError(f'frame {memory.frame_index} was attended to after its keys were dropped')
+    return memory.keys, memory.values, temporal

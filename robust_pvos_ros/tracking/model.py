@@ -73,9 +73,7 @@ class Sam2Model:
         self.device = sam.device
         self.image_size: int = sam.image_size
         self.encoder: Encoder = TorchEncoder(sam)
-        # Plain bf16 products beat the fused kernel on a CPU and halve the work on values; elsewhere the kernel wins.
-        fold_values = precision == 'bfloat16' and self.device.type == 'cpu'
-        self.attention = CachedMemoryAttention(sam, adapter, fold_values)
+        self.attention = CachedMemoryAttention(sam, adapter)
         with torch.inference_mode():
             nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
             self._no_points, self._no_mask = sam.sam_prompt_encoder(points=nowhere, boxes=None, masks=None)

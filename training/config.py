@@ -1,0 +1,121 @@
+"""Configuration of a training run: dataclasses with one default each, YAML over them, command-line overrides on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from robust_pvos_ros.tracking.compact import CompactConfig
+from training.losses import LossWeights
+from training.model import PromptMix
+
+
+@dataclass
+class Stage:
+    """One part of the curriculum; it ends after ``steps`` steps, or after ``minutes`` of computing if steps is 0.
+
+    Attributes:
+        task: ``clips``, objects are followed, or ``correspondence``, only the image encoder learns to match.
+        recorded: share of the steps on clips of ``TrainConfig.data`` instead of rendered ones.
+        size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
+        passes: steps taken on each rendering, with other objects and prompts, while it is among the ``window`` newest.
+        pace, scale, ease: speed, size and plainness of the rendered objects, see ``render_clips``.
+        lr: learning rate of the stage.
+        decay: let the learning rate fall along a cosine over the stage.
+        calibrate: begin by setting queries and keys of the memory attention, see :mod:`training.matching`.
+        matching_pace: factor on the learning rate of these queries and keys, whose softmax saturates at the full rate.
+    """
+
+    name: str = 'a'
+    task: str = 'clips'
+    recorded: float = 0.0
+    size: int = 128
+    frames: int = 2
+    clips: int = 8
+    objects: int = 2
+    passes: int = 2
+    window: int = 1
+    pace: float = 1.0
+    scale: float = 1.0
+    ease: float = 0.0
+    lr: float = 1e-3
+    decay: bool = False
+    calibrate: bool = False
+    matching_pace: float = 1.0
+    steps: int = 0
+    minutes: float = 0.0
+    mix: PromptMix = field(default_factory=PromptMix)
+
+
+@dataclass
+class Dataset:
+    """A folder of labelled video, see :mod:`training.datasets`."""
+
+    root: str = ''
+    layout: str = 'auto'
+    split: str = 'train'
+
+
+@dataclass
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        init: exported weights to begin with instead of random ones.
+        device, threads: ``auto`` takes CUDA where there is some; threads of torch on a CPU.
+        bfloat16: compute in bfloat16 where autocast finds it safe.
+        muon: learning rate of Muon for hidden layers as a multiple of AdamW's; 0 gives all weights to AdamW.
+        weight_decay, warmup, clip_norm, ema: decay, steps of warm-up, largest gradient norm, factor of the average.
+        bank, bank_size, bank_every: textures, their side in pixels, and renderings between two sets of them.
+        photographs: take some textures from the sample photographs of installed packages.
+        data, max_stride: recorded clips, and the largest step between their frames.
+        checkpoint_seconds, validate_seconds, validate_clips: of computing between two; held-out clips.
+    """
+
+    init: str = ''
+    seed: int = 0
+    device: str = 'auto'
+    threads: int = 2
+    bfloat16: bool = True
+    muon: float = 2.0
+    weight_decay: float = 0.05
+    warmup: int = 100
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    bank: int = 160
+    bank_size: int = 160
+    bank_every: int = 400
+    photographs: bool = True
+    checkpoint_seconds: float = 120.0
+    validate_seconds: float = 300.0
+    validate_clips: int = 12
+    model: CompactConfig = field(default_factory=CompactConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    data: list[Dataset] = field(default_factory=list)
+    max_stride: int = 3
+    stages: list[Stage] = field(default_factory=lambda: [Stage()])
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> TrainConfig:
+    """The YAML file over the defaults, then ``key=value`` overrides; unknown keys are errors."""
+    merged = OmegaConf.structured(TrainConfig)
+    OmegaConf.set_readonly(merged.model, False)  # frozen once built, but set here
+    if path is not None:
+        merged = OmegaConf.merge(merged, OmegaConf.load(path))
+    for override in overrides or []:
+        key, _, value = override.partition('=')
+        OmegaConf.update(merged, key, yaml.safe_load(value), force_add=False)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, TrainConfig)
+    for stage in config.stages:
+        if stage.task not in ('clips', 'correspondence'):
+            raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")
+        if not 0 <= stage.recorded <= 1 or (stage.recorded and (not config.data or stage.task != 'clips')):
+            raise ValueError(
+                f'recorded of stage {stage.name!r} is a share between 0 and 1 and needs data and the task clips, '
+                f'got {stage.recorded}'
+            )
+    return config
