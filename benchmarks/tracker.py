@@ -128,7 +128,8 @@ def build_runs(args: argparse.Namespace, objects: int) -> dict[str, Callable[[],
     for precision in args.precisions:
         predictor = build_predictor(args.model, sam, compact)
         runs[f'official {precision}'] = partial(official_frames, predictor, clip, boxes, precision)
-        model = Sam2Model(sam, args.model, precision=precision)
+        own = load_sam(args.model, args.checkpoint).to(device)
+        model = Sam2Model(own, args.model, precision=precision)
         runs[f'ours {precision}'] = partial(streaming_frames, model, clip, boxes)
         adapted = load_sam(args.model, args.checkpoint).to(device)
         adapter = inject(adapted, MogaConfig())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -305,7 +306,7 @@ def test_no_attention_weight_is_subnormal() -> None:
 
 
 def test_bfloat16_follows_float32(model: Sam2Model) -> None:
-    half = Sam2Model(model.sam, 'compact', precision='bfloat16')
+    half = Sam2Model(copy.deepcopy(model.sam), 'compact', precision='bfloat16')
     schedule = {0: [box(10, 10), box(60, 40)]}
     full, rough = run(model, schedule, 12), run(half, schedule, 12)
     difference = np.abs(full[-1].mask_logits - rough[-1].mask_logits)

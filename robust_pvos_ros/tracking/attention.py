@@ -55,13 +55,17 @@ class _Projections:
     Args:
         layers: linear layers of equal input width; their outputs lie beside each other.
         gates: whose numbering of the adapted layers holds; None to leave the adapters out.
+        dtype: type in which the products are taken.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear | MogaLinear], gates: GateBank | None) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Linear | MogaLinear], gates: GateBank | None, dtype: torch.dtype
+    ) -> None:
         bases = [layer.base if isinstance(layer, MogaLinear) else layer for layer in layers]
         self._weight = torch.cat([base.weight for base in bases]).detach()
         self._bias = torch.cat([base.bias for base in bases]).detach()
         self.adapted: list[tuple[slice, int, Tensor, Tensor]] = []
+        self._rounded = self._weight.to(dtype), self._bias.to(dtype)
         row = 0
         for layer, base in zip(layers, bases, strict=True):
             rows = slice(row, row + len(base.weight))
@@ -78,7 +82,7 @@ class _Projections:
             gates: (B, L, R) of ``MemoryBatch``.
         """
         if gates is None or not self.adapted:
-            return F.linear(x, self._weight, self._bias)
+            return F.linear(x, *self._rounded)
         weight = self._weight.repeat(len(gates), 1, 1)
         for rows, place, up, down in self.adapted:
             weight[:, rows] += torch.matmul(up * gates[:, place, None], down)
@@ -95,9 +99,10 @@ class CachedMemoryAttention:
     Args:
         sam: the model; its weights must not change afterwards.
         adapter: MoGA layers inside it, or None; its weights must not change either.
+        dtype: type in which the products are taken; a lower one than float32 needs autocast around the calls.
     """
 
-    def __init__(self, sam: SAM2Base, adapter: MogaAdapter | None) -> None:
+    def __init__(self, sam: SAM2Base, adapter: MogaAdapter | None, dtype: torch.dtype = torch.float32) -> None:
         self._sam = sam
         self.gates = None if adapter is None else GateBank(adapter)
         self._layers = list(sam.memory_attention.layers)
@@ -117,13 +122,17 @@ class CachedMemoryAttention:
         self._mixture_weight = [(x.out_proj.weight @ x.v_proj.weight).detach() for x in cross]
         self._mixture_bias = [(x.out_proj.weight @ x.v_proj.bias + x.out_proj.bias).detach() for x in cross]
         own = [layer.self_attn for layer in self._layers]
-        self._self_projections = [_Projections([x.q_proj, x.k_proj, x.v_proj], self.gates) for x in own]
-        self._cross_queries = [_Projections([x.q_proj], self.gates) for x in cross]
+        self._self_projections = [_Projections([x.q_proj, x.k_proj, x.v_proj], self.gates, dtype) for x in own]
+        self._cross_queries = [_Projections([x.q_proj], self.gates, dtype) for x in cross]
         position = sam.memory_encoder.position_encoding(weight.new_zeros(1, sam.mem_dim, side, side))
         self._spatial_position = position.flatten(2).transpose(1, 2)
         query = sam.image_encoder.neck.position_encoding(weight.new_zeros(1, sam.hidden_dim, side, side))
         self._query_position = query.flatten(2).transpose(1, 2)
         self.temporal_keys = self._temporal_keys()
+        self._key_weight, self._key_bias = self._key_weight.to(dtype), self._key_bias.to(dtype)
+        self._value_weight, self._value_bias = self._value_weight.to(dtype), self._value_bias.to(dtype)
+        self._mixture_weight = [x.to(dtype) for x in self._mixture_weight]
+        self._mixture_bias = [x.to(dtype) for x in self._mixture_bias]
 
     def _temporal_keys(self) -> Tensor:
         """(num_maskmem, layers, hw, C): the rotated projection of every temporal position encoding."""

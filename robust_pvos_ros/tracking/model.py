@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_pvos_ros.tracking.adapters import MogaAdapter
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention
 from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
+from robust_pvos_ros.tracking.compact import Float32MaskDownSampler
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, assemble
 from robust_pvos_ros.tracking.types import ModelConfig, ModelError
@@ -46,11 +47,27 @@ class Decoded(NamedTuple):
     pointer: Tensor
 
 
+def lay_out(sam: SAM2Base, precision: str) -> None:
+    """Store the weights of ``sam``, in place, as its kernels read them, so that they are not converted on every call.
+
+    Convolutions of the image encoder get channels-last weights.  With precision ``bfloat16``, convolutions and linear
+    layers get the weights to which autocast would round theirs.
+    """
+    sam.image_encoder.to(memory_format=torch.channels_last)
+    if precision == 'float32':
+        return
+    exact = {x for module in sam.modules() if isinstance(module, Float32MaskDownSampler) for x in module.modules()}
+    for module in sam.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module not in exact:
+            module.to(torch.bfloat16)
+
+
 class Sam2Model:
     """A SAM 2 network for streaming, on one device.
 
     Args:
-        sam: the network in evaluation mode; its weights must not change afterwards.
+        sam: the network in evaluation mode.  It is taken over: its weights are laid out for inference, in bfloat16 also
+            rounded, and must not change afterwards.
         name: for messages and diagnostics.
         adapter: MoGA layers inside ``sam``, or None.
         precision: ``float32`` or ``bfloat16`` (autocast around each verb).
@@ -73,7 +90,7 @@ class Sam2Model:
         self.device = sam.device
         self.image_size: int = sam.image_size
         self.encoder: Encoder = TorchEncoder(sam)
-        self.attention = CachedMemoryAttention(sam, adapter)
+        self.attention = CachedMemoryAttention(sam, adapter, getattr(torch, precision))
         with torch.inference_mode():
             nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
             self._no_points, self._no_mask = sam.sam_prompt_encoder(points=nowhere, boxes=None, masks=None)
@@ -82,6 +99,7 @@ class Sam2Model:
         std = torch.tensor(IMAGE_STD, device=self.device)
         self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
         self._shift = (-mean / std).view(1, 3, 1, 1)
+        lay_out(sam, precision)
 
     def _autocast(self) -> AbstractContextManager:
         if self.precision == 'float32':
