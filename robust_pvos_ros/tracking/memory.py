@@ -48,8 +48,8 @@ class ObjectMemory:
     ``max_pointers - 1`` frames; keeping just these equals keeping everything.
 
     Invariants: at most ``max_conditioning`` entries in ``conditioning``, in ascending frame order, the first prompt
-    never evicted; at most ``max_pointers - 1`` entries in ``recent``, in ascending order, of which only the last
-    ``num_maskmem`` hold keys and values (one more than attended to, because the newest frame may be prompted again
+    never evicted; at most ``max_pointers`` entries in ``recent``, in ascending order, of which only the last
+    ``num_maskmem`` hold keys and values (both one more than attended to, because the newest frame may be prompted again
     from the memory it was tracked with); no frame is in both lists.
 
     Attributes:
@@ -67,7 +67,7 @@ class ObjectMemory:
     def remember(self, memory: MemoryFrame) -> None:
         """Append the memory of an unprompted frame and forget what is out of reach."""
         self.recent.append(memory)
-        del self.recent[: -(self.max_pointers - 1)]
+        del self.recent[: -self.max_pointers]
         aged = len(self.recent) - self.num_maskmem - 1
         if aged >= 0 and self.recent[aged].keys is not None:
             self.recent[aged] = replace(self.recent[aged], keys=None, values=None)
