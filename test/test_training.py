@@ -216,6 +216,24 @@ def test_practised_clicks_are_not_remembered() -> None:
     assert torch.equal(plain[-1].decoded.logits, more[-1].decoded.logits)
 
 
+def test_a_revisited_frame_is_corrected_and_remembered_as_prompted() -> None:
+    torch.manual_seed(0)
+    model = ClipModel(TINY).eval()
+    images = torch.randint(0, 255, (1, 3, 3, 128, 128), dtype=torch.uint8)
+    masks = _square(128, 32, 80)[:, None].repeat(1, 3, 1, 1)
+    mix, seen = PromptMix(mask=1.0, revisited=1.0), []
+    with torch.no_grad():
+        for seed in range(6):
+            outputs, _ = model(images, Rows(torch.tensor([0]), masks), mix, np.random.default_rng(seed))
+            [at] = [o.frame for o in outputs if o.task == 'click']
+            seen.append(at)
+            assert [o.frame for o in outputs if o.task == 'track'] == [1, 2]
+        masks[:, 1:] = 0  # nothing to click on
+        outputs, _ = model(images, Rows(torch.tensor([0]), masks), mix, np.random.default_rng(0))
+    assert set(seen) == {1, 2}
+    assert 'click' not in [o.task for o in outputs]
+
+
 def _plain_draws(seed: int) -> bool:
     """Whether the forward draws no time gap and remembers the full-size mask with this seed."""
     rng = np.random.default_rng(seed)

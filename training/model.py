@@ -38,6 +38,7 @@ class PromptMix:
         imperfect: share of the masks that are spoilt.
         forced: chance that the true mask of clicked objects is remembered instead of the decoder's.
         extra: further prompts by click per step, of all objects on the first frame, decoded but not remembered.
+        revisited: share of the steps in which a later frame is corrected by a click and becomes a prompted frame.
     """
 
     mask: float = 0.55
@@ -48,6 +49,7 @@ class PromptMix:
     imperfect: float = 0.3
     forced: float = 0.0
     extra: int = 0
+    revisited: float = 0.0
 
 
 @dataclass
@@ -153,53 +155,67 @@ class ClipModel(SAM2Base):
         Returns:
             what the loss sees, and the image encoder's maps (B * T, C, h, h) at strides 4, 8 and 16.
         """
-        batch, frames = images.shape[:2]
-        encoded = self.image_encoder(normalise(images.flatten(0, 1)))
-        maps = encoded['backbone_fpn']
-        decoder = self.sam_mask_decoder
-        skips = [decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])]
-        _, levels, positions, sizes = self._prepare_backbone_features({**encoded, 'backbone_fpn': [*skips, maps[2]]})
-        levels = [x.unflatten(1, (batch, frames)) for x in levels]
-        positions = [x.unflatten(1, (batch, frames)) for x in positions]
+        frames = images.shape[1]
+        levels, positions, sizes, maps = self._encode(images)
         memory: dict[str, dict[int, Any]] = {'cond_frame_outputs': {}, 'non_cond_frame_outputs': {}}
+        everyone = torch.arange(len(rows.clip), device=images.device)
         outputs: list[Supervised] = []
         # the prompted frame may lie far back, as it does after a while in a stream
         gap = int(rng.integers(1, 60)) if rng.uniform() < 0.4 else 0
+        revisited = int(rng.integers(1, frames)) if mix.revisited > 0 and rng.uniform() < mix.revisited else 0
         for frame in range(frames):
             feats = [x[:, rows.clip, frame] for x in levels]
             high_res = [x.permute(1, 2, 0).unflatten(2, s) for x, s in zip(feats[:-1], sizes[:-1])]
-            if frame == 0:
+            prompted = frame == 0
+            if prompted:
                 supervised, mask, pointer, score = self._prompted(feats, high_res, sizes, rows, mix, rng)
                 outputs.extend(supervised)
             else:
-                with self._watched_attention(frame if watch else 0) as attention:
+                only_past = len(memory['cond_frame_outputs']) == 1
+                with self._watched_attention(frame if watch and only_past else 0) as attention:
                     pix_feat = self._prepare_memory_conditioned_features(
                         frame_idx=frame + gap,
                         is_init_cond_frame=False,
                         current_vision_feats=feats[-1:],
-                        current_vision_pos_embeds=[positions[-1][:, rows.clip, frame]],
+                        current_vision_pos_embeds=[positions[:, rows.clip, frame]],
                         feat_sizes=sizes[-1:],
                         output_dict=memory,
                         num_frames=POINTER_FRAMES,
                     )
                 decoded = self._decode(pix_feat, high_res)
-                everyone = torch.arange(len(rows.clip), device=images.device)
                 outputs.append(Supervised('track', frame, everyone, decoded, pix_feat, attention))
+                prompted = frame == revisited and bool(rows.masks[:, frame].flatten(1).any(1).all())
+                if prompted:
+                    decoded = self._corrected(pix_feat, high_res, decoded, rows.masks[:, frame], rng)
+                    outputs.append(Supervised('click', frame, everyone, decoded))
                 mask, pointer, score = self._remembered(decoded)
                 mask = mask.detach()  # through the remembered mask gradients grow from frame to frame
+                mask = torch.where(mask > 0, 10.0, -10.0) if prompted else mask
             if frame == frames - 1:
                 break
             features_out, position_out = self._encode_new_memory(feats, sizes, mask, score, False)
             entry = {'maskmem_features': features_out, 'maskmem_pos_enc': position_out, 'obj_ptr': pointer}
-            if frame == 0:
-                memory['cond_frame_outputs'][0] = entry
-            else:
-                memory['non_cond_frame_outputs'][frame + gap] = entry
+            kind = 'cond_frame_outputs' if prompted else 'non_cond_frame_outputs'
+            memory[kind][frame + gap if frame else 0] = entry
         return outputs, maps
+
+    def _encode(self, images: Tensor) -> tuple[list[Tensor], Tensor, list[tuple[int, int]], list[Tensor]]:
+        """All frames of clips, uint8 (B, T, 3, S, S), at once.
+
+        Returns:
+            features (hw, B, T, C) of three levels, position encodings (hw, B, T, C) of the last one, the sizes (h, w)
+            of all, and the maps of :meth:`forward`.
+        """
+        shape = images.shape[:2]
+        encoded = self.image_encoder(normalise(images.flatten(0, 1)))
+        maps = encoded['backbone_fpn']
+        skips = [self.sam_mask_decoder.conv_s0(maps[0]), self.sam_mask_decoder.conv_s1(maps[1])]
+        _, levels, positions, sizes = self._prepare_backbone_features({**encoded, 'backbone_fpn': [*skips, maps[2]]})
+        return [x.unflatten(1, shape) for x in levels], positions[-1].unflatten(1, shape), sizes, maps
 
     @contextmanager
     def _watched_attention(self, memories: int) -> Iterator[list[Tensor]]:
-        """Collects the logits of every memory cross-attention to the ``memories`` spatial memories, oldest first."""
+        """Collects the logits of every cross-attention to the ``memories`` spatial memories, oldest first; none for 0."""
         seen: list[Tensor] = []
         if not memories:
             yield seen
@@ -337,6 +353,23 @@ class ClipModel(SAM2Base):
         prompt = points(truth, 1, rng) if rng.uniform() < 0.6 else boxes(truth, rng)
         with torch.no_grad():
             first = self._decode(pix_feat, high_res, prompt, multimask=prompt['point_labels'].shape[1] == 1)
-            best = first.logits[torch.arange(len(truth)), first.ious.argmax(1)][:, None]
-            prompt = correction(prompt, self._upsample(best)[:, 0], truth, rng)
+        return self._corrected(pix_feat, high_res, first, truth, rng, prompt)
+
+    def _corrected(
+        self,
+        pix_feat: Tensor,
+        high_res: list[Tensor],
+        earlier: Decoded,
+        truth: Tensor,
+        rng: np.random.Generator,
+        prompt: dict[str, Tensor] | None = None,
+    ) -> Decoded:
+        """Another round with one more click, where ``earlier`` is wrong; the objects must be visible in ``truth``."""
+        if prompt is None:
+            prompt = {
+                'point_coords': truth.new_zeros(len(truth), 0, 2),
+                'point_labels': torch.zeros(len(truth), 0, dtype=torch.int32, device=truth.device),
+            }
+        best = earlier.logits[torch.arange(len(truth)), earlier.ious.argmax(1)][:, None].detach()
+        prompt = correction(prompt, self._upsample(best)[:, 0], truth, rng)
         return self._decode(pix_feat, high_res, prompt, mask_prompt=best.clamp(-32, 32))
