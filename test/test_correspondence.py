@@ -126,39 +126,26 @@ def test_muon_takes_hidden_matrices_alone() -> None:
 
 _TWO = """
 import sys, torch
-from training.parallel import Workers
+from training.config import TrainConfig
+from training.parallel import average_gradients, make_fabric
 torch.set_num_threads(1)
-workers = Workers(torch.device('cpu'))
+fabric = make_fabric(TrainConfig(device='cpu', devices=2, bfloat16=False))
+fabric.launch()
 layer = torch.nn.Linear(3, 2)
 torch.nn.init.ones_(layer.weight)
 unused = torch.nn.Parameter(torch.ones(2))
-layer(torch.full((1, 3), float(workers.rank + 1))).sum().backward()
-if workers.rank == 0:
+layer(torch.full((1, 3), float(fabric.global_rank + 1))).sum().backward()
+if fabric.global_rank == 0:
     (2 * unused).sum().backward()
-means = workers.average([*layer.parameters(), unused], 1.0 + workers.rank, float(workers.rank))
-print(layer.weight.grad.tolist(), unused.grad.tolist(), means, flush=True)
-workers.close()
+means = average_gradients(fabric, [*layer.parameters(), unused], 1.0 + fabric.global_rank, float(fabric.global_rank))
+print(average_gradients(fabric, (), 3.0), layer.weight.grad.tolist(), unused.grad.tolist(), means, flush=True)
 """
 
 
-def test_two_processes_share_gradients(unused_port: int) -> None:
-    environment = os.environ | {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(unused_port)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, '-c', _TWO], cwd=ROOT, env=environment | {'RANK': str(rank)}, stdout=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    outputs = [child.communicate(timeout=120)[0].decode() for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    wanted = '[[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]] [1.0, 1.0] [1.5, 0.5]\n'
-    assert outputs == [wanted, wanted]
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return int(server.getsockname()[1])
+def test_two_processes_share_gradients(tmp_path: Path) -> None:
+    script = tmp_path / 'two.py'
+    script.write_text(_TWO)
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    found = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == ['[3.0] [[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]] [1.0, 1.0] [1.5, 0.5]'] * 2

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_folders import write_davis
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,6 +32,7 @@ from training.prompts import Rows, boxes, choose_objects, correction, points, sp
 from training.train import Trainer
 from training.validate import follow_masks
 
+ROOT = Path(__file__).parents[1]
 TINY = CompactConfig(
     image_size=128, embed_dim=8, stages=(1, 1, 2, 1), global_blocks=(3,), dim=32, mem_dim=16, attention_layers=1,
     feedforward=32,
@@ -141,6 +147,33 @@ def test_a_run_cut_in_two_equals_an_uncut_one(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     for name, value in whole.average.items():
         assert torch.equal(value, resumed.average[name]), name
+
+
+@pytest.mark.slow
+def test_the_command_trains_in_two_processes_stops_and_goes_on(tmp_path: Path) -> None:
+    config = {
+        'device': 'cpu', 'devices': 2, 'threads': 1, 'bfloat16': False, 'log_steps': 2, 'validate_clips': 4,
+        'bank': 6, 'bank_size': 48, 'model': asdict(TINY),
+        'stages': [{'name': 'a', 'frames': 2, 'clips': 1, 'objects': 1, 'steps': 60}],
+    }  # fmt: skip
+    file, run = tmp_path / 'config.yaml', tmp_path / 'run'
+    OmegaConf.save(OmegaConf.create(config), file)
+    command = [sys.executable, '-m', 'training.train', '--config', str(file), '--run', str(run)]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if 'stage a' in line:
+            break
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0
+    begun = torch.load(run / 'last.pt', weights_only=True)['progress']['step']
+    assert 2 <= begun < 60
+    again = subprocess.run([*command, f'stages.0.steps={begun + 4}'], cwd=ROOT, capture_output=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert torch.load(run / 'last.pt', weights_only=True)['progress']['step'] == begun + 4
+    text = (run / 'log.txt').read_text()
+    assert f'resumed from {run / "last.pt"} at step {begun}' in text and text.count('validation at') == 1
+    assert list((run / 'tensorboard').iterdir())
 
 
 def test_twenty_steps_lower_the_loss(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ install_packages() {
   say "installing packages; torch is large, the first time takes minutes"
   "${pip[@]}" -r requirements/bootstrap.txt || fail "pip could not install requirements/bootstrap.txt (is there a package index?)"
   "${pip[@]}" --no-build-isolation -c requirements/constraints.txt \
-    -r requirements/runtime.txt -r requirements/ros.txt -r requirements/ros-build.txt -r requirements/dev.txt \
+    -r requirements/runtime.txt -r requirements/training.txt -r requirements/ros.txt -r requirements/ros-build.txt \
+    -r requirements/dev.txt \
     || fail 'pip could not install the packages of requirements/: its message above names the one'
   SAM2_BUILD_CUDA=0 "${pip[@]}" --no-deps --no-build-isolation -r requirements/sam2.txt \
     || fail 'pip could not install sam2: its message is above'

@@ -39,20 +39,22 @@ def read_requirements() -> list[Requirement]:
 def close_over_dependencies(roots: list[Requirement]) -> dict[str, metadata.Distribution]:
     """Canonical name -> installed distribution, for ``roots`` and all they need."""
     found: dict[str, metadata.Distribution] = {}
-    waiting = [(root.name, '') for root in roots]
+    seen: set[tuple[str, str]] = set()
+    waiting = [(root, '') for root in roots]
     while waiting:
-        name, wanted_by = waiting.pop()
-        key = canonicalize_name(name)
-        if key in found or key in LEFT_OUT or key.startswith('nvidia-'):
+        root, wanted_by = waiting.pop()
+        key = canonicalize_name(root.name)
+        if key in LEFT_OUT or key.startswith('nvidia-'):
             continue
         try:
-            found[key] = metadata.distribution(name)
+            found.setdefault(key, metadata.distribution(root.name))
         except metadata.PackageNotFoundError as error:
-            raise SystemExit(f'{name} (needed by {wanted_by or "a requirement file"}) is not installed here') from error
-        for line in found[key].requires or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):
-                waiting.append((requirement.name, key))
+            raise SystemExit(f'{root.name} (needed by {wanted_by or "a requirement file"}) is not installed') from error
+        for extra in {'', *root.extras} - {extra for name, extra in seen if name == key}:
+            seen.add((key, extra))
+            for requirement in map(Requirement, found[key].requires or ()):
+                if requirement.marker is None or requirement.marker.evaluate({'extra': extra}):
+                    waiting.append((requirement, key))
     return found
 
 

@@ -65,19 +65,24 @@ class TrainConfig:
 
     Attributes:
         init: exported weights to begin with instead of random ones.
-        device, threads: ``auto`` takes CUDA where there is some; threads of torch on a CPU.
+        device, devices, nodes: Fabric's accelerator (``auto`` takes CUDA where there is some), processes of one machine
+            and machines; every process renders its own clips, so that a step sees ``devices * nodes`` times as many.
+        threads: of torch on a CPU, in each process.
         bfloat16: compute in bfloat16 where autocast finds it safe.
         muon: learning rate of Muon for hidden layers as a multiple of AdamW's; 0 gives all weights to AdamW.
         weight_decay, warmup, clip_norm, ema: decay, steps of warm-up, largest gradient norm, factor of the average.
         bank, bank_size, bank_every: textures, their side in pixels, and renderings between two sets of them.
         photographs: take some textures from the sample photographs of installed packages.
         data, max_stride: recorded clips, and the largest step between their frames.
+        log_steps: steps whose means make one line of the log.
         checkpoint_seconds, validate_seconds, validate_clips: of computing between two; held-out clips.
     """
 
     init: str = ''
     seed: int = 0
     device: str = 'auto'
+    devices: int = 1
+    nodes: int = 1
     threads: int = 2
     bfloat16: bool = True
     muon: float = 2.0
@@ -89,6 +94,7 @@ class TrainConfig:
     bank_size: int = 160
     bank_every: int = 400
     photographs: bool = True
+    log_steps: int = 50
     checkpoint_seconds: float = 120.0
     validate_seconds: float = 300.0
     validate_clips: int = 12

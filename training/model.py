@@ -215,7 +215,7 @@ class ClipModel(SAM2Base):
 
     @contextmanager
     def _watched_attention(self, memories: int) -> Iterator[list[Tensor]]:
-        """Collects the logits of every cross-attention to the ``memories`` spatial memories, oldest first; none for 0."""
+        """Collects the logits of the attention to the ``memories`` spatial memories, oldest first; none for 0."""
         seen: list[Tensor] = []
         if not memories:
             yield seen

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,22 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import Clips
 from robust_pvos_ros.tracking.compact import CompactConfig
 from training.config import Stage, TrainConfig, load_config
-from training.correspondence import attention_loss, correspondence_loss
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
-from training.losses import frame_loss, hard_iou, rough_loss
 from training.matching import calibrate_matching
-from training.model import ClipModel, normalise
+from training.model import ClipModel
 from training.muon import Muon, suits_muon
-from training.parallel import Workers
-from training.prompts import choose_objects
+from training.objectives import Objective, mask_objective, matching_objective
+from training.parallel import average_gradients, make_fabric
 from training.stream import ClipRequest, ClipStream
 from training.validate import region_similarity, validation_bank
 
@@ -55,16 +55,22 @@ class Progress:
 
 
 class Trainer:
-    """Model, optimiser, average and data of a run; data and prompts of a step depend on the seed and the step only."""
+    """Model, optimiser, average and data of a run; data and prompts of a step depend on the seed and the step only.
 
-    def __init__(self, config: TrainConfig, run: Path, deadline: float | None = None) -> None:
+    Attributes:
+        stop_wanted: set by a signal; :meth:`fit` ends all processes after the current step.
+    """
+
+    def __init__(
+        self, config: TrainConfig, run: Path, deadline: float | None = None, fabric: Fabric | None = None
+    ) -> None:
         self.config, self.run, self.deadline = config, run, deadline
-        chosen = 'cuda' if config.device == 'auto' and torch.cuda.is_available() else config.device
-        self.device = torch.device('cpu' if chosen == 'auto' else chosen)
+        self.fabric = fabric or make_fabric(config)
+        self.device = self.fabric.device
         torch.manual_seed(config.seed)
         self.progress = Progress()
-        self.workers = Workers(self.device)
-        self.data_seed = config.seed * self.workers.count + self.workers.rank
+        self.stop_wanted = False
+        self.data_seed = config.seed * self.fabric.world_size + self.fabric.global_rank
         self.stream = ClipStream(
             self.data_seed, self.device, config.bank, config.bank_size, config.bank_every, config.photographs
         )
@@ -123,7 +129,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write ``last.pt`` atomically."""
-        if not self.workers.leads:
+        if not self.fabric.is_global_zero:
             return
         state = {
             'config': OmegaConf.to_container(OmegaConf.structured(self.config)),
@@ -177,60 +183,16 @@ class Trainer:
         )
         return self.stream.batch(progress.step - progress.stage_step, progress.step, request)
 
-    def _correspondence(self, features: list[Tensor], clips: Clips) -> Tensor:
-        """Matching loss of the feature maps at strides 8 and 16, (B * T, C, h, h) each."""
-        generator = torch.Generator().manual_seed(self.data_seed * 1_000_003 + self.progress.step)
-        shape = clips.images.shape[:2]
-        eighth, sixteenth = (
-            correspondence_loss(x.unflatten(0, shape), clips, generator) for x in features[1:3]
-        )
-        return sixteenth + 0.5 * eighth
-
-    def _loss_of_features(self, clips: Clips) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            features = self.model.image_encoder(normalise(clips.images.flatten(0, 1)))['backbone_fpn']
-        loss = self._correspondence(features, clips)
-        return loss, {'correspondence': float(loss.detach())}
-
-    def _loss_of_masks(self, clips: Clips | LabelledClips) -> tuple[Tensor, dict[str, float]]:
-        stage, config = self.stage, self.config
-        rng = np.random.default_rng([self.data_seed, self.progress.step])
-        rows = choose_objects(clips.ids, stage.objects, rng)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
-            watch = isinstance(clips, Clips) and config.losses.attention > 0
-            outputs, features = self.model(clips.images, rows, stage.mix, rng, watch)
-        quarter = torch.nn.functional.avg_pool2d(rows.masks, 4)
-        losses, terms = [], []
-        reached: dict[str, list[float]] = {}
-        for output in outputs:
-            decoded = output.decoded
-            target = quarter[output.rows, output.frame]
-            loss, parts = frame_loss(decoded.logits, decoded.ious, decoded.score, target, config.losses)
-            if output.conditioned is not None and config.losses.auxiliary > 0:
-                rough = torch.nn.functional.pixel_shuffle(self.auxiliary(output.conditioned), 4)
-                loss = loss + config.losses.auxiliary * rough_loss(rough[:, 0], target)
-            if isinstance(clips, Clips) and output.attention:
-                missed = [attention_loss(x, clips, rows.clip, output.frame) for x in output.attention]
-                parts['attention'] = torch.stack(missed).mean()
-                loss = loss + config.losses.attention * parts['attention']
-                parts['attention'] = parts['attention'].detach()
-            losses.append(loss * getattr(config.losses, output.task, 1.0))
-            terms.append(parts)
-            best = decoded.logits.detach()[torch.arange(len(target)), decoded.ious.argmax(1)]
-            visible = (target > 0.5).flatten(1).any(1)
-            if visible.any():
-                reached.setdefault(f'J_{output.task}', []).append(float(hard_iou(best, target)[visible].mean()))
-                if output.task == 'track':  # what repeating the first mask would reach
-                    still = hard_iou(quarter[:, 0] - 0.5, target)[visible].mean()
-                    reached.setdefault('J_still', []).append(float(still))
-        total = torch.stack(losses).mean()
-        means = {k: float(torch.stack([t[k] for t in terms if k in t]).mean()) for k in set().union(*terms)}
-        means |= {k: float(np.mean(v)) for k, v in reached.items()}
-        if isinstance(clips, Clips) and config.losses.correspondence > 0:
-            matching = self._correspondence(features, clips)
-            means['correspondence'] = float(matching.detach())
-            total = total + config.losses.correspondence * matching
-        return total, means
+    def _loss(self, clips: Clips | LabelledClips) -> Objective:
+        stage, config, step = self.stage, self.config, self.progress.step
+        generator = torch.Generator().manual_seed(self.data_seed * 1_000_003 + step)
+        with self.fabric.autocast():
+            if stage.task == 'correspondence' and isinstance(clips, Clips):
+                return matching_objective(self.model, clips, generator)
+            rng = np.random.default_rng([self.data_seed, step])
+            return mask_objective(
+                self.model, self.auxiliary, clips, stage.objects, stage.mix, config.losses, rng, generator
+            )
 
     def train_step(self, stop: bool = False) -> tuple[dict[str, float], bool]:
         """One optimiser step; returns the loss and its terms, and whether any process wants to stop."""
@@ -240,22 +202,18 @@ class Trainer:
             bank = make_bank(config.bank, config.bank_size, config.seed, self.device, config.photographs)
             correlations = calibrate_matching(self.model, bank, config.seed)
             log.info('memory attention calibrated, canonical correlations %s', np.round(correlations, 3))
-        [rate] = self.workers.average((), self.learning_rate())  # clocks differ between processes
+        [rate] = average_gradients(self.fabric, (), self.learning_rate())  # clocks differ between processes
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group['lr'] = rate * (stage.matching_pace if group.get('matching') else 1.0)
                 if isinstance(optimiser, Muon):
                     group['lr'] = rate * config.muon
-        clips = self._batch()
-        if stage.task == 'correspondence' and isinstance(clips, Clips):
-            loss, means = self._loss_of_features(clips)
-        else:
-            loss, means = self._loss_of_masks(clips)
-        loss.backward()
+        loss, means = self._loss(self._batch())
+        self.fabric.backward(loss)
         seconds = min(time.monotonic() - began, 20.0)  # a longer step was a pause
         parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
-        seconds, stops = self.workers.average(parameters, seconds, float(stop))
+        seconds, stops = average_gradients(self.fabric, parameters, seconds, float(stop))
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         if torch.isfinite(norm):
             for optimiser in self.optimisers:
@@ -288,42 +246,64 @@ class Trainer:
             progress.stage, progress.stage_step, progress.stage_seconds = progress.stage + 1, 0, 0.0
         return progress.stage < len(stages)
 
-    def validate(self, bank: TextureBank) -> None:
+    def validate(self, bank: TextureBank, writer: SummaryWriter | None = None) -> None:
         """J on held-out clips at the model's own size and at the training size."""
         progress = self.progress
-        if not self.workers.leads:
+        if not self.fabric.is_global_zero:
             return
         for size in sorted({self.config.model.image_size, self.model.image_size}):
             score = region_similarity(self.averaged_model(size), bank, self.config.validate_clips)
             progress.validation.append([progress.step, round(progress.seconds), size, round(score, 4)])
             log.info('validation at step %d: J %.4f at %d pixels', progress.step, score, size)
+            if writer is not None:
+                writer.add_scalar(f'validation/J at {size} pixels', score, progress.step)
 
     def fit(self) -> None:
         """Train to the end of the last stage or to the deadline."""
+        leads, progress = self.fabric.is_global_zero, self.progress
         bank = validation_bank(self.device)
-        saved = validated = self.progress.seconds
+        writer = SummaryWriter(str(self.run / 'tensorboard'), purge_step=progress.step + 1) if leads else None
+        steps = [stage.steps for stage in self.config.stages]
+        total = sum(steps) if all(steps) else None
+        bar = tqdm(total=total, initial=progress.step, unit='step', disable=None if leads else True)
+        saved = validated = progress.seconds
         recent: list[dict[str, float]] = []
         stop = False
-        while not stop and self.advance():
-            terms, stop = self.train_step(self.deadline is not None and time.time() > self.deadline)
-            recent.append(terms)
-            if len(recent) == 50:
-                means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in set().union(*recent)}
-                text = ' '.join(f'{k} {v:.4f}' for k, v in sorted(means.items()))
-                log.info(
-                    'step %d stage %s %.0f%% lr %.1e: %s', self.progress.step, self.stage.name,
-                    100 * self.fraction(), self.learning_rate(), text,
-                )  # fmt: skip
-                recent.clear()
-            if self.progress.seconds - saved > self.config.checkpoint_seconds:
-                self.save()
-                saved = self.progress.seconds
-            if self.progress.seconds - validated > self.config.validate_seconds and self.stage.task == 'clips':
-                self.validate(bank)
-                validated = self.progress.seconds
-        self.validate(bank)
+        try:
+            while not stop and self.advance():
+                late = self.deadline is not None and time.time() > self.deadline
+                terms, stop = self.train_step(self.stop_wanted or late)
+                recent.append(terms)
+                bar.update()
+                if len(recent) == self.config.log_steps:
+                    self._log(recent, writer)
+                    recent.clear()
+                if progress.seconds - saved > self.config.checkpoint_seconds:
+                    self.save()
+                    saved = progress.seconds
+                if progress.seconds - validated > self.config.validate_seconds and self.stage.task == 'clips':
+                    self.validate(bank, writer)
+                    validated = progress.seconds
+            if not self.stop_wanted:
+                self.validate(bank, writer)
+        finally:
+            bar.close()
+            if writer is not None:
+                writer.close()
         self.save()
-        log.info('done after %d steps, %.0f s', self.progress.step, self.progress.seconds)
+        log.info('done after %d steps, %.0f s', progress.step, progress.seconds)
+
+    def _log(self, recent: list[dict[str, float]], writer: SummaryWriter | None) -> None:
+        """Means of the last steps, to the log and to TensorBoard."""
+        step, rate = self.progress.step, self.learning_rate()
+        means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in sorted(set().union(*recent))}
+        text = ' '.join(f'{k} {v:.4f}' for k, v in means.items())
+        done = 100 * self.fraction()
+        log.info('step %d stage %s %.0f%% lr %.1e: %s', step, self.stage.name, done, rate, text)
+        if writer is not None:
+            for name, value in means.items():
+                writer.add_scalar(f'training/{name}', value, step)
+            writer.add_scalar('training/learning rate', rate, step)
 
 
 def _deadline(text: str) -> float:
@@ -336,30 +316,34 @@ def main() -> None:
     parser.add_argument('--config', default=None, help='YAML file over the defaults of TrainConfig')
     parser.add_argument('--run', required=True, type=Path, help='folder of checkpoints and log')
     parser.add_argument('--deadline', type=_deadline, default=None, help='ISO time at which to stop, with zone')
+    parser.add_argument('--minutes', type=float, default=0.0, help='stop after so many minutes')
     parser.add_argument('overrides', nargs='*', help='key=value')
     arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.overrides)
+    fabric = make_fabric(config)
+    fabric.launch()
     arguments.run.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if os.environ.get('RANK', '0') == '0':
+    if fabric.is_global_zero:
         handlers.append(logging.FileHandler(arguments.run / 'log.txt'))
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(message)s', handlers=handlers)
-    config = load_config(arguments.config, arguments.overrides)
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # the far ends of a softmax are a hundred times slower as subnormal numbers
-    trainer = Trainer(config, arguments.run, arguments.deadline)
+    deadlines = [arguments.deadline, time.time() + 60 * arguments.minutes if arguments.minutes else None]
+    deadline = min((d for d in deadlines if d is not None), default=None)
+    trainer = Trainer(config, arguments.run, deadline, fabric)
     log.info('%d parameters on %s', sum(p.numel() for p in trainer.model.parameters()), trainer.device)
 
     def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        if trainer.stop_wanted:
+            raise KeyboardInterrupt
+        trainer.stop_wanted = True
+        log.info('stopping after this step; once more to stop at once, without a checkpoint')
 
     signal.signal(signal.SIGTERM, stop)
-    try:
+    signal.signal(signal.SIGINT, stop)
+    with logging_redirect_tqdm():
         trainer.fit()
-    except KeyboardInterrupt:
-        trainer.save()
-        log.info('stopped at step %d', trainer.progress.step)
-    finally:
-        trainer.workers.close()
 
 
 if __name__ == '__main__':
