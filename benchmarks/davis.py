@@ -136,6 +136,8 @@ def run(sequences: Sequence[AnnotatedSequence], options: argparse.Namespace, mod
             scores = evaluate_sequence(sequence.name, sequence, segmenters, options.scored_frames, collector)
             results.add(scores, collector.tiles)
             tqdm.write(line(sequence.name, [(scores[m].mean, scores[m].ms_per_frame) for m in methods], len(sequence)))
+    swapped = {method: sum(clip.swapped for clip in clips) for method, clips in results.clips.items()}
+    print('frames with two IDs swapped: ' + ', '.join(f'{method} {count}' for method, count in swapped.items()))
     print(line('mean over objects', [(results.mean(m), results.ms_per_frame(m)) for m in methods], total))
     return results
 

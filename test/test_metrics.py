@@ -22,6 +22,7 @@ from robust_pvos_ros.evaluation.metrics import (
     region_similarity,
     scored_frames,
     statistics,
+    swapped_ids,
 )
 from robust_pvos_ros.evaluation.protocol import evaluate_sequence
 
@@ -34,6 +35,24 @@ def ellipse(shape: tuple[int, int], centre: tuple[int, int], axes: tuple[int, in
     y, x = np.ogrid[: shape[0], : shape[1]]
     a, b = axes
     return (b * (x - centre[0])) ** 2 + (a * (y - centre[1])) ** 2 <= (a * b) ** 2
+
+
+def test_swapped_ids_are_those_that_changed_places() -> None:
+    truth = np.zeros((8, 12), np.uint16)
+    truth[2:6, 1:4], truth[2:6, 5:8], truth[2:6, 9:12] = 1, 7, 300
+    assert swapped_ids(truth, truth) == []
+    assert swapped_ids(truth, np.zeros_like(truth)) == []
+    exchanged = truth.copy()
+    exchanged[truth == 1], exchanged[truth == 300] = 300, 1
+    assert swapped_ids(truth, exchanged) == [(1, 300)]
+    merged = truth.copy()
+    merged[truth == 7] = 1  # one mask that covers both is no swap
+    assert swapped_ids(truth, merged) == []
+    wandered = np.zeros_like(truth)
+    wandered[truth == 7] = 1  # one mask on the other object, which has none itself
+    assert swapped_ids(truth, wandered) == []
+    with pytest.raises(EvaluationError, match='shape'):
+        swapped_ids(truth, truth[:4])
 
 
 def draw_blob(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

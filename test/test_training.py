@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from training.matching import attention_inputs, calibrate_matching, canonical_pr
 from training.model import ClipModel, PromptMix
 from training.prompts import Rows, boxes, choose_objects, correction, points, spoil
 from training.train import Trainer
-from training.validate import follow_masks
+from training.validate import VALIDATION_SEED, follow_masks, innermost_points, region_similarity
 
 ROOT = Path(__file__).parents[1]
 TINY = CompactConfig(
@@ -273,10 +274,25 @@ def _plain_draws(seed: int) -> bool:
     return bool(rng.uniform() >= 0.4 and rng.uniform(size=1) < 1 and rng.uniform() >= 0 and rng.uniform() >= 0.7)
 
 
+def test_held_out_scores_see_better_prompts_and_masks(tmp_path: Path) -> None:
+    bank = make_bank(6, 48, seed=1)
+    model = ClipModel(TINY)
+    score = region_similarity(model, bank, clips=4, frames=2)
+    assert model.training and all(0 <= value <= 1 for value in score)
+    everything = torch.full((1, 32, 32), 5.0)
+    with mock.patch('training.validate.prompted_masks', side_effect=lambda _, i, __: everything.expand(len(i), -1, -1)):
+        covered = region_similarity(model, bank, clips=4, frames=2)
+    ids = render_clips(4, 2, 128, VALIDATION_SEED, bank).ids
+    rows = choose_objects(ids, 2, np.random.default_rng(0), min_area=0.005)
+    assert covered.box == covered.point == pytest.approx(float(rows.masks[:, 0].mean()), abs=1e-6)
+    assert covered.track == pytest.approx(score.track)
+    assert innermost_points(_square(64, 20, 41))['point_coords'].tolist() == [[[30, 30]]]
+
+
 def test_export_round_trip(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path)
     trainer.train_step()
-    trainer.progress.validation.append([1, 2, 256, 0.5])
+    trainer.progress.validation.append([1, 2, 256, 0.5, 0.25, 0.75])
     trainer.save()
     target = tmp_path / 'weights' / 'compact.safetensors'
     export(tmp_path / 'last.pt', target)
@@ -287,7 +303,8 @@ def test_export_round_trip(tmp_path: Path) -> None:
     config = CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     assert config.image_size == 256 and config.dim == TINY.dim
     assert json.loads(metadata['training']) == {
-        'steps': 1, 'seconds': 0, 'seeds': [0], 'stage': 'a', 'validation_j': 0.5,
+        'steps': 1, 'seconds': 0, 'seeds': [0], 'stage': 'a',
+        'validation_j': {'track': 0.5, 'point': 0.25, 'box': 0.75},
     }  # fmt: skip
     tensors = load_file(target)
     assert all(t.dtype == torch.float16 for t in tensors.values() if t.is_floating_point())

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from training.validate import HeldOutScore
 
 FORMAT = 'robust_pvos_compact'
 
@@ -63,7 +64,7 @@ def export(
         'seconds': round(progress['seconds']),
         'seeds': [s['config']['seed'] for s in states],
         'stage': stages[progress['stage']]['name'] if progress['stage'] < len(stages) else 'complete',
-        'validation_j': scores[-1][3] if scores else None,
+        'validation_j': dict(zip(HeldOutScore._fields, scores[-1][3:])) if scores else None,
     }
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)), 'training': json.dumps(training)}
     output = Path(output)

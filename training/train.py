@@ -15,7 +15,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,14 +43,19 @@ log = logging.getLogger('training')
 
 @dataclass
 class Progress:
-    """Where a run stands; ``seconds`` counts computing, not pauses."""
+    """Where a run stands.
+
+    Attributes:
+        seconds, stage_seconds: of computing, pauses left out.
+        validation: rows of step, seconds, image size and the numbers of ``HeldOutScore``.
+    """
 
     step: int = 0
     stage: int = 0
     stage_step: int = 0
     stage_seconds: float = 0.0
     seconds: float = 0.0
-    validation: list[list[Any]] = field(default_factory=list)
+    validation: list[list[float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -253,10 +257,12 @@ class Trainer:
             return
         for size in sorted({self.config.model.image_size, self.model.image_size}):
             score = region_similarity(self.averaged_model(size), bank, self.config.validate_clips)
-            progress.validation.append([progress.step, round(progress.seconds), size, round(score, 4)])
-            log.info('validation at step %d: J %.4f at %d pixels', progress.step, score, size)
+            entry = [progress.step, round(progress.seconds), size, *(round(value, 4) for value in score)]
+            progress.validation.append(entry)
+            log.info('validation at step %d, %d pixels: J %.4f, after a click %.4f, a box %.4f', entry[0], size, *score)
             if writer is not None:
-                writer.add_scalar(f'validation/J at {size} pixels', score, progress.step)
+                for name, value in score._asdict().items():
+                    writer.add_scalar(f'validation/J {name}, {size} pixels', value, progress.step)
 
     def fit(self) -> None:
         """Train to the end of the last stage or to the deadline."""

@@ -47,6 +47,34 @@ def region_similarity(truth: np.ndarray, predicted: np.ndarray, void: np.ndarray
     return cv2.countNonZero(cv2.bitwise_and(truth, predicted)) / union
 
 
+def swapped_ids(truth: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of objects that have taken each other's place in one frame.
+
+    Two objects are swapped where each predicted mask overlaps the other's true mask more, by J, than its own.
+
+    Args:
+        truth, predicted: integer (H, W) object IDs, 0 background.
+
+    Returns:
+        pairs (smaller ID, larger ID), ascending.
+
+    Raises:
+        EvaluationError: if the shapes differ.
+    """
+    if truth.shape != predicted.shape:
+        raise EvaluationError(f'truth and prediction differ in shape: {truth.shape} and {predicted.shape}')
+    ids = [int(value) for value in np.union1d(truth, predicted) if value]
+    if len(ids) < 2:
+        return []
+    rows, columns = (np.searchsorted([0, *ids], labels.ravel()) for labels in (truth, predicted))
+    both = np.bincount(rows * (len(ids) + 1) + columns, minlength=(len(ids) + 1) ** 2).reshape(len(ids) + 1, -1)
+    union = both.sum(1, keepdims=True) + both.sum(0, keepdims=True) - both
+    overlap = (both / np.maximum(union, 1))[1:, 1:]  # of each true mask with each predicted one
+    own = overlap.diagonal()
+    taken = overlap > own[None]  # [i, j]: mask j lies on object i rather than on its own
+    return [(ids[i], ids[j]) for i in range(len(ids)) for j in range(i + 1, len(ids)) if taken[i, j] and taken[j, i]]
+
+
 def contour_accuracy(
     truth: np.ndarray,
     predicted: np.ndarray,

@@ -21,6 +21,7 @@ from robust_pvos_ros.evaluation.metrics import (
     region_similarity,
     scored_frames,
     statistics,
+    swapped_ids,
 )
 from robust_pvos_ros.tracking.types import Prompt
 
@@ -101,6 +102,7 @@ class SequenceScore:
         frames: number of frames of the clip.
         ms_per_frame: mean wall time of a step, milliseconds; the first step, which only starts objects, is left out.
         median_ms_per_frame: median of the same.
+        swapped: frames on which two objects have taken each other's place, see :func:`swapped_ids`.
     """
 
     name: str
@@ -108,6 +110,7 @@ class SequenceScore:
     frames: int
     ms_per_frame: float
     median_ms_per_frame: float
+    swapped: int = 0
 
     @property
     def mean(self) -> MeanScore:
@@ -117,11 +120,13 @@ class SequenceScore:
 
 @dataclass
 class _Record:
-    """What one method did so far: (T,) scores from the second frame of each object on, and step times in seconds."""
+    """What one method did so far: (T,) scores from the second frame of each object on, step times in seconds, and
+    the number of frames with swapped objects."""
 
     region: dict[int, list[float]] = field(default_factory=dict)
     contour: dict[int, list[float]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    swapped: int = 0
 
 
 FrameCallback = Callable[[AnnotatedFrame, Mapping[str, np.ndarray]], None]
@@ -182,6 +187,7 @@ def _score_frame(record: _Record, truth: np.ndarray, predicted: np.ndarray, obje
         pair = truth == object_id, predicted == object_id
         record.region.setdefault(object_id, []).append(region_similarity(*pair))
         record.contour.setdefault(object_id, []).append(contour_accuracy(*pair))
+    record.swapped += bool(swapped_ids(truth, predicted))
 
 
 def _summary(
@@ -193,4 +199,5 @@ def _summary(
         region, contour = record.region.get(object_id, [])[:kept], record.contour.get(object_id, [])[:kept]
         objects.append(ObjectScore(object_id, statistics(region), statistics(contour), kept))
     milliseconds = 1e3 * np.asarray(record.seconds[1:] or record.seconds)
-    return SequenceScore(name, tuple(objects), count, float(milliseconds.mean()), float(np.median(milliseconds)))
+    mean, median = float(milliseconds.mean()), float(np.median(milliseconds))
+    return SequenceScore(name, tuple(objects), count, mean, median, record.swapped)
