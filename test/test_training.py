@@ -199,10 +199,29 @@ def test_recorded_clips_take_their_share(tmp_path: Path) -> None:
     assert set(kinds) == {'Clips', 'LabelledClips'}
 
 
-@pytest.mark.parametrize('wrong', ['stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2'])
+@pytest.mark.parametrize(
+    'wrong', ['stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2', 'stages.0.frames=0']
+)
 def test_wrong_stages_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong.split('.')[-1].split('=')[0]):
         load_config(overrides=[wrong])
+
+
+def test_a_batch_without_objects_changes_nothing(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path)
+    clips = trainer._batch()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with mock.patch.object(trainer, '_batch', return_value=clips._replace(ids=torch.zeros_like(clips.ids))):
+        terms, _ = trainer.train_step()
+    assert terms['loss'] == 0 and trainer.progress.step == 1
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_stage_of_still_images_trains(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path)
+    trainer.config.stages[0].frames = 1
+    terms, _ = trainer.train_step()
+    assert np.isfinite(terms['loss']) and 'J_track' not in terms and 'correspondence' not in terms
 
 
 def test_every_parameter_is_trained(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
     for stage in config.stages:
         if stage.task not in ('clips', 'correspondence'):
             raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")
+        if stage.frames < (2 if stage.task == 'correspondence' else 1):
+            raise ValueError(f'frames of stage {stage.name!r} are too few for the task {stage.task}: {stage.frames}')
         if not 0 <= stage.recorded <= 1 or (stage.recorded and (not config.data or stage.task != 'clips')):
             raise ValueError(
                 f'recorded of stage {stage.name!r} is a share between 0 and 1 and needs data and the task clips, '

@@ -111,7 +111,7 @@ def attention_loss(logits: Tensor, clips: Clips, rows: Tensor, frame: int) -> Te
         found = (attention[:, :, past].gather(2, index) * weight).sum(2)
         mass = mass + torch.where(visible, found, 0.0)
         seen |= visible
-    return -(mass[seen] + 1e-6).log().mean()
+    return -((mass + 1e-6).log() * seen).sum() / seen.sum().clamp(min=1)
 
 
 def _bilinear(places: Tensor, side: int) -> tuple[Tensor, Tensor]:

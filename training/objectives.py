@@ -12,7 +12,7 @@ from training.correspondence import attention_loss, correspondence_loss
 from training.datasets import LabelledClips
 from training.losses import LossWeights, frame_loss, hard_iou, rough_loss
 from training.model import ClipModel, PromptMix, Supervised, normalise
-from training.prompts import Rows, choose_objects
+from training.prompts import NoObjectError, Rows, choose_objects
 
 Objective = tuple[Tensor, dict[str, float]]
 
@@ -43,9 +43,12 @@ def mask_objective(
 
     Returns:
         the mean over all decoder outputs, and unweighted terms; ``J_<task>`` are mean IoUs where the object is visible,
-        ``J_still`` what repeating the first mask would reach.
+        ``J_still`` what repeating the first mask would reach.  Zero and no terms where no clip begins with an object.
     """
-    rows = choose_objects(clips.ids, objects, rng)
+    try:
+        rows = choose_objects(clips.ids, objects, rng)
+    except NoObjectError:
+        return torch.zeros((), device=clips.ids.device, requires_grad=True), {}
     rendered = clips if isinstance(clips, Clips) else None
     outputs, features = model(clips.images, rows, mix, rng, rendered is not None and weights.attention > 0)
     quarter = F.avg_pool2d(rows.masks, 4)
@@ -61,7 +64,7 @@ def mask_objective(
     total = torch.stack(losses).mean()
     means = {k: float(torch.stack([t[k] for t in terms if k in t]).mean()) for k in set().union(*terms)}
     means |= {k: float(np.mean(v)) for k, v in reached.items()}
-    if rendered is not None and weights.correspondence > 0:
+    if rendered is not None and weights.correspondence > 0 and clips.images.shape[1] > 1:
         matching = _correspondence(features, rendered, generator)
         means['correspondence'] = float(matching.detach())
         total = total + weights.correspondence * matching

@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class NoObjectError(ValueError):
+    """No clip of a batch shows an object on its first frame."""
+
+
 @dataclass
 class Rows:
     """N objects followed through their clips.
@@ -30,7 +34,7 @@ def choose_objects(ids: Tensor, per_clip: int, rng: np.random.Generator, min_are
         ids: uint8 (B, T, S, S) object IDs, 0 background.
 
     Raises:
-        ValueError: if no clip of the batch shows an object on its first frame.
+        NoObjectError: if no clip of the batch shows such an object on its first frame.
     """
     clips, chosen = [], []
     pixels = ids.shape[-1] * ids.shape[-2]
@@ -41,7 +45,7 @@ def choose_objects(ids: Tensor, per_clip: int, rng: np.random.Generator, min_are
             clips.append(clip)
             chosen.append(candidates[index])
     if not clips:
-        raise ValueError('no object of the batch is visible on the first frame')
+        raise NoObjectError('no object of the batch is visible on the first frame')
     clip_index = torch.tensor(clips, device=ids.device)
     wanted = torch.tensor(chosen, device=ids.device, dtype=ids.dtype)[:, None, None, None]
     return Rows(clip_index, (ids[clip_index] == wanted).float())
