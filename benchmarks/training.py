@@ -53,7 +53,8 @@ def measure(trainer: Trainer, number: int, steps: int) -> Speed:
     bank = trainer.stream.bank(0)
 
     def render(seed: int) -> object:
-        return render_clips(stage.clips, stage.frames, stage.size, seed, bank, stage.pace, stage.scale, stage.ease)
+        shape = stage.clips, stage.frames, stage.size
+        return render_clips(*shape, seed, bank, stage.pace, stage.scale, stage.ease, stage.vanish)
 
     ready = [trainer._batch() for _ in range(2)]
     frames = stage.clips * stage.frames

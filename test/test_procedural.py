@@ -80,6 +80,15 @@ def test_objects_move_with_pace(bank: TextureBank) -> None:
     assert changed[1] > 2 * changed[0]
 
 
+def test_vanished_objects_leave_the_scene_as_it_is(bank: TextureBank) -> None:
+    plain, gone = (render_clips(3, 4, 64, 5, bank, vanish=share) for share in (0.0, 1.0))
+    assert torch.equal(plain.ids[:, 0], gone.ids[:, 0]), 'all are there at first'
+    assert (gone.layers[:, -1] == 0).float().mean() > (plain.layers[:, -1] == 0).float().mean()
+    hidden = (plain.ids > 0) & (gone.ids == 0) & (gone.layers == 0)
+    assert hidden.any(1).flatten(1).any(1).all(), 'every clip loses an object for a while'
+    assert torch.equal(plain.maps, gone.maps)
+
+
 def test_shapes_are_well_formed() -> None:
     shapes = random_shapes(np.random.default_rng(0), 200)
     assert shapes.parts.min() >= 1 and shapes.parts.max() <= MAX_PARTS

@@ -22,7 +22,7 @@ class Stage:
         recorded: share of the steps on clips of ``TrainConfig.data`` instead of rendered ones.
         size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
         passes: steps taken on each rendering, with other objects and prompts, while it is among the ``window`` newest.
-        pace, scale, ease: speed, size and plainness of the rendered objects, see ``render_clips``.
+        pace, scale, ease, vanish: speed, size, plainness and absence of the rendered objects, see ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
         calibrate: begin by setting queries and keys of the memory attention, see :mod:`training.matching`.
@@ -41,6 +41,7 @@ class Stage:
     pace: float = 1.0
     scale: float = 1.0
     ease: float = 0.0
+    vanish: float = 0.0
     lr: float = 1e-3
     decay: bool = False
     calibrate: bool = False

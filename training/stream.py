@@ -22,6 +22,7 @@ class ClipRequest:
     pace: float
     scale: float
     ease: float
+    vanish: float
     passes: int
     window: int
 
@@ -62,7 +63,7 @@ class ClipStream:
             seed = self._seed * 1_000_003 + rendering
             self._rendered[key] = render_clips(
                 request.clips, request.frames, request.size, seed, self.bank(rendering), request.pace,
-                request.scale, request.ease,
+                request.scale, request.ease, request.vanish,
             )  # fmt: skip
         self._rendered.move_to_end(key)
         while len(self._rendered) > request.window + 1:

@@ -261,6 +261,7 @@ def render_clips(
     pace: float = 1.0,
     scale: float = 1.0,
     ease: float = 0.0,
+    vanish: float = 0.0,
 ) -> Clips:
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
@@ -269,6 +270,7 @@ def render_clips(
         pace: factor on all speeds; 1 moves objects by some percent of the image per frame.
         scale: factor on the size of all moving objects.
         ease: share of objects with one dominant colour, 0 to 1; it also makes look-alikes and camouflage rarer.
+        vanish: share of objects that are gone for some frames, as behind a wall: nothing else of the scene changes.
     """
     rng = np.random.default_rng(seed)
     device = bank.images.device
@@ -277,6 +279,7 @@ def render_clips(
     motion = random_motion(rng, batch, LAYERS, frames, pace)
     occluder = (ids == 0) & (rng.uniform(size=ids.shape) < 0.4)
     motion.scale = scale * motion.scale * np.where(occluder, 1.5, 1.0)[..., None]
+    shown = _presence(np.random.default_rng([seed, 1]), (batch, LAYERS, frames), vanish)
     canvas_side = max(24, int(size * 0.4))
     clock = np.repeat(motion.clock, LAYERS, 0)
     rate = rng.uniform(0.1, 1.2, batch * LAYERS) * (rng.uniform(size=batch * LAYERS) < 0.8)
@@ -305,6 +308,7 @@ def render_clips(
         sample = F.grid_sample(canvases[clips, layer].flatten(0, 1), grid, align_corners=False)
         sharp = _tensor(half_side * softness[clips].ravel() * size / 2, device)[:, None, None, None]
         cover = ((sample[:, 3:] - 0.5) * sharp + 0.5).clamp_(0, 1)
+        cover *= _tensor(shown[clips, layer].ravel(), device)[:, None, None, None]
         under = _cast_shadow(image[rows], cover, shadow[clips], offset[clips], frames)
         image[rows] = torch.lerp(under, sample[:, :3], cover)
         layers[rows] = torch.where(cover[:, 0] > 0.5, layer + 1, layers[rows]).to(torch.uint8)
@@ -313,6 +317,16 @@ def render_clips(
     owners = torch.from_numpy(np.pad(ids.clip(0), ((0, 0), (1, 0)))).to(device, torch.uint8)
     labels = owners.gather(1, layers.flatten(1).long()).view_as(layers)
     return Clips(image.mul(255).round_().to(torch.uint8), labels, layers, _tensor(maps, device))
+
+
+def _presence(rng: np.random.Generator, shape: tuple[int, int, int], vanish: float) -> np.ndarray:
+    """bool (B, L, T): where each layer is shown; on the first frame all are."""
+    frames = shape[2]
+    begin = rng.integers(1, max(2, frames), shape[:2])
+    end = begin + np.where(rng.uniform(size=shape[:2]) < 0.5, frames, rng.integers(1, max(2, frames), shape[:2]))
+    gone = (rng.uniform(size=shape[:2]) < vanish)[..., None]
+    time = np.arange(frames)
+    return ~(gone & (time >= begin[..., None]) & (time < end[..., None]))
 
 
 def _cast_shadow(image: Tensor, cover: Tensor, strength: np.ndarray, offset: np.ndarray, frames: int) -> Tensor:
