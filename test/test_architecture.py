@@ -191,10 +191,11 @@ import importlib, sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         top = name.split('.')[0]
-        if top in blocked or top.endswith('_msgs'):
-            raise ImportError(f'{name} is blocked')
+        if top.endswith('_msgs'):
+            raise ModuleNotFoundError(f'{name} is blocked', name=name)
 
-blocked = set(sys.argv[1].split(','))
+# As if not installed: an import fails, and importlib.util.find_spec, with which packages ask, finds nothing.
+sys.modules.update(dict.fromkeys(sys.argv[1].split(',')))
 sys.meta_path.insert(0, Blocker())
 try:
     import rclpy

@@ -1,0 +1,1 @@
+"""Eight corruptions of video with slow changes over time; NumPy and torch only."""
