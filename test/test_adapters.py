@@ -263,7 +263,8 @@ def test_gates_are_computed_once_for_each_pointer_and_forgotten_with_it() -> Non
     assert [len(call.args[1]) for call in gates.call_args_list] == [2] * 23
     memory = tracker._table[1].memory
     held = [m for m in memory.conditioning + memory.recent if m.gates is not None]
-    assert len(held) == 15 and memory.recent[-1].gates is None  # the newest pointer has not been attended to
+    # one more than attended to, and without the newest, which has not been attended to yet
+    assert len(held) == 16 and memory.recent[-1].gates is None
     assert all(m.gates.shape == (8, 16) and m.gates.dtype == torch.bool for m in held)
     assert sizes[-1] == sizes[-5]
 

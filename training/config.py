@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from robust_pvos_ros.tracking.compact import CompactConfig
+from training.adaptation import Adaptation
 from training.losses import LossWeights
 from training.model import PromptMix
 
@@ -21,10 +23,12 @@ class Stage:
         task: ``clips``, objects are followed, or ``correspondence``, only the image encoder learns to match.
         recorded: share of the steps on clips of ``TrainConfig.data`` instead of rendered ones.
         size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
+        corrupted, severities: share of the clips that get one of the eight corruptions, and bounds of its severity.
         passes: steps taken on each rendering, with other objects and prompts, while it is among the ``window`` newest.
         pace, scale, ease, vanish: speed, size, plainness and absence of the rendered objects, see ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
+        anneal: let the temperature of an adapter's gates fall linearly over the stage.
         calibrate: begin by setting queries and keys of the memory attention, see :mod:`training.matching`.
         matching_pace: factor on the learning rate of these queries and keys, whose softmax saturates at the full rate.
     """
@@ -42,8 +46,11 @@ class Stage:
     scale: float = 1.0
     ease: float = 0.0
     vanish: float = 0.0
+    corrupted: float = 0.0
+    severities: tuple[float, float] = (1.0, 5.0)
     lr: float = 1e-3
     decay: bool = False
+    anneal: bool = False
     calibrate: bool = False
     matching_pace: float = 1.0
     steps: int = 0
@@ -100,16 +107,31 @@ class TrainConfig:
     validate_seconds: float = 300.0
     validate_clips: int = 12
     model: CompactConfig = field(default_factory=CompactConfig)
+    adaptation: Adaptation = field(default_factory=Adaptation)
     losses: LossWeights = field(default_factory=LossWeights)
     data: list[Dataset] = field(default_factory=list)
     max_stride: int = 3
     stages: list[Stage] = field(default_factory=lambda: [Stage()])
 
 
+def _defaults() -> DictConfig:
+    merged = OmegaConf.structured(TrainConfig)
+    assert isinstance(merged, DictConfig)
+    for frozen in (merged.model, merged.adaptation.moga):
+        OmegaConf.set_readonly(frozen, False)  # once built, but set here
+    return merged
+
+
+def restore_config(saved: dict[str, Any]) -> TrainConfig:
+    """The configuration that a checkpoint carries."""
+    config = OmegaConf.to_object(OmegaConf.merge(_defaults(), saved))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
 def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> TrainConfig:
     """The YAML file over the defaults, then ``key=value`` overrides; unknown keys are errors."""
-    merged = OmegaConf.structured(TrainConfig)
-    OmegaConf.set_readonly(merged.model, False)  # frozen once built, but set here
+    merged = _defaults()
     if path is not None:
         merged = OmegaConf.merge(merged, OmegaConf.load(path))
     for override in overrides or []:

@@ -28,6 +28,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import Clips
 from robust_pvos_ros.tracking.compact import CompactConfig
+from training.adaptation import corrupt_clips, equip
 from training.config import Stage, TrainConfig, load_config
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
 from training.matching import calibrate_matching
@@ -82,6 +83,7 @@ class Trainer:
         self.model = self._build(config.stages[0].size)
         if config.init:
             self.model.load_state_dict(load_file(config.init, device=str(self.device)))
+        self.adapter = equip(self.model, config.adaptation)
         self.auxiliary = torch.nn.Conv2d(config.model.dim, 16, 1).to(self.device)
         self.optimisers = self._optimisers()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -103,6 +105,8 @@ class Trainer:
         hidden: list[torch.nn.Parameter] = []
         groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
         for name, parameter in [*self.model.named_parameters(), *self.auxiliary.named_parameters()]:
+            if not parameter.requires_grad:
+                continue
             matching = name.startswith('memory_attention') and ('.q_proj.' in name or '.k_proj.' in name)
             if self.config.muon > 0 and suits_muon(name, parameter):
                 hidden.append(parameter)
@@ -126,6 +130,7 @@ class Trainer:
             return
         state, optimisers = self.model.state_dict(), [x.state_dict() for x in self.optimisers]
         self.model = self._build(size)
+        self.adapter = equip(self.model, self.config.adaptation)
         self.model.load_state_dict(state)
         self.optimisers = self._optimisers()
         for optimiser, saved in zip(self.optimisers, optimisers, strict=True):
@@ -176,6 +181,13 @@ class Trainer:
         return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.fraction()))) if stage.decay else 1.0)
 
     def _batch(self) -> Clips | LabelledClips:
+        clips, stage = self._clean_batch(), self.stage
+        if stage.corrupted > 0:
+            rng = np.random.default_rng([self.data_seed, self.progress.step, 3])
+            clips = clips._replace(images=corrupt_clips(clips.images, stage.corrupted, stage.severities, rng))
+        return clips
+
+    def _clean_batch(self) -> Clips | LabelledClips:
         stage, progress = self.stage, self.progress
         rng = np.random.default_rng([self.data_seed, progress.step, 2])
         if rng.uniform() < stage.recorded:
@@ -214,10 +226,13 @@ class Trainer:
                 group['lr'] = rate * (stage.matching_pace if group.get('matching') else 1.0)
                 if isinstance(optimiser, Muon):
                     group['lr'] = rate * config.muon
+        if self.adapter is not None and stage.anneal:
+            begin, end = config.adaptation.moga.temperature, config.adaptation.final_temperature
+            self.adapter.set_temperature(begin + (end - begin) * min(1.0, self.fraction()))
         loss, means = self._loss(self._batch())
         self.fabric.backward(loss)
         seconds = min(time.monotonic() - began, 20.0)  # a longer step was a pause
-        parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
+        parameters = [p for p in (*self.model.parameters(), *self.auxiliary.parameters()) if p.requires_grad]
         seconds, stops = average_gradients(self.fabric, parameters, seconds, float(stop))
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         if torch.isfinite(norm):
@@ -240,6 +255,7 @@ class Trainer:
     def averaged_model(self, size: int) -> ClipModel:
         """A model of image size ``size`` with the averaged weights, in evaluation mode."""
         model = self._build(size)
+        equip(model, self.config.adaptation)
         model.load_state_dict(self.average)
         return model.eval()
 

@@ -55,6 +55,7 @@ class MogaConfig:
     conditioning: str = 'object'
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'placement', tuple(self.placement))  # files and YAML hold lists
         unknown = sorted(set(self.placement) - set(PLACEMENTS))
         if unknown or not self.placement:
             raise ModelError(f'adapter placement must be some of {sorted(PLACEMENTS)}, got {list(self.placement)}')
