@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from robust_pvos_ros.tracking.compact import CompactConfig
 from training.adaptation import Adaptation
@@ -114,9 +114,8 @@ class TrainConfig:
     stages: list[Stage] = field(default_factory=lambda: [Stage()])
 
 
-def _defaults() -> DictConfig:
-    merged = OmegaConf.structured(TrainConfig)
-    assert isinstance(merged, DictConfig)
+def _defaults() -> Any:
+    merged: Any = OmegaConf.structured(TrainConfig)
     for frozen in (merged.model, merged.adaptation.moga):
         OmegaConf.set_readonly(frozen, False)  # once built, but set here
     return merged
