@@ -333,6 +333,7 @@ def test_files_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path) ->
         (foreign, 'compact', 'not an adapter'),
         (good, 'sam2.1_tiny', "trained for model 'compact'"),
         (other_size, 'compact', 'does not fit'),
+        (good, 'compact', 'trained on other weights'),
     ]:
         with pytest.raises(ModelError, match=expected):
             load_adapter(path, sam, model)

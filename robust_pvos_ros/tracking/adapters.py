@@ -12,6 +12,7 @@ and the cost does not grow with the number of pointers.  Objects lie on the batc
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,6 +239,22 @@ def inject(sam: SAM2Base, config: MogaConfig) -> MogaAdapter:
     return adapter
 
 
+def base_digest(sam: nn.Module) -> str:
+    """16 hex digits that stand for the weights an adapter is trained on: all but its own and the LayerNorms."""
+    layers = {f'{name}.' for name, module in sam.named_modules() if isinstance(module, MogaLinear)}
+    trained = layer_norm_parameters(sam).keys()
+    weights = {}
+    for name, tensor in sam.state_dict().items():
+        layer = next((prefix for prefix in layers if name.startswith(prefix)), None)
+        if name not in trained and (layer is None or name.startswith(f'{layer}base.')):
+            weights[name if layer is None else layer + name.removeprefix(f'{layer}base.')] = tensor
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save_adapter(path: str | Path, adapter: MogaAdapter, model: str) -> None:
     """Write the adapter and the model's LayerNorms, which are trained with it, to a safetensors file.
 
@@ -254,6 +271,7 @@ def save_adapter(path: str | Path, adapter: MogaAdapter, model: str) -> None:
         'format': ADAPTER_FORMAT,
         'kind': 'moga',
         'model': model,
+        'base': base_digest(adapter.sam),
         'config': json.dumps(dataclasses.asdict(adapter.config)),
     }
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, str(path), metadata)
@@ -263,7 +281,7 @@ def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
     """Put the adapter stored in a file of :func:`save_adapter` into ``sam``; on an error ``sam`` is unchanged.
 
     Raises:
-        ModelError: if the file cannot be read, is not an adapter, or was trained for another model.
+        ModelError: if the file cannot be read, is not an adapter, or was trained for another model or other weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -289,6 +307,11 @@ def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
         raise ModelError(
             f'adapter {path} does not fit model {model!r}: {wrong[0]} is {found.get(wrong[0], "missing")}, '
             f'expected {expected.get(wrong[0], "nothing of that name")}'
+        )
+    if metadata.get('base') != (found_base := base_digest(sam)):
+        raise ModelError(
+            f'adapter {path} was trained on other weights of model {model!r}: on {metadata.get("base")}, '
+            f'but those loaded are {found_base}; load the checkpoint that it was trained on'
         )
     norms = layer_norm_parameters(sam)
     adapter = inject(sam, config)
