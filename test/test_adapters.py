@@ -209,11 +209,12 @@ class TwoMemories:
     [
         MogaConfig(),
         MogaConfig(conditioning='memory', rank=32),
+        MogaConfig(conditioning='frame', rank=32),
         MogaConfig(conditioning='none', rank=32),
         MogaConfig(placement=('cross_q', 'self_k'), rank=200),
         MogaConfig(placement=('cross_q',), rank=8),
     ],
-    ids=['default', 'memory', 'none', 'two_placements', 'one_placement'],
+    ids=['default', 'memory', 'frame', 'none', 'two_placements', 'one_placement'],
 )
 @pytest.mark.parametrize(('objects', 'fold'), [(1, True), (6, True), (6, False)], ids=['one', 'six', 'six_as_on_a_gpu'])
 def test_the_tracker_computes_what_sam2_does_with_the_adapter_inside(

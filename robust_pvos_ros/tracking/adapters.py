@@ -32,7 +32,7 @@ PLACEMENTS = {
     'self_v': ('self_attn', 'v_proj'),
     'cross_q': ('cross_attn_image', 'q_proj'),
 }
-CONDITIONINGS = ('object', 'memory', 'none')
+CONDITIONINGS = ('object', 'memory', 'frame', 'none')
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class MogaConfig:
         placement: adapted projections of every memory-attention layer.  Cross-attention keys and values are left out
             as in the paper, which also lets the tracker keep them cached.
         conditioning: ``object`` gates on each pointer and averages the gates (MoGA), ``memory`` gates once on the mean
-            pointer, ``none`` keeps every component on (plain LoRA).
+            pointer, ``frame`` on the mean feature of the current frame, alike for all objects (as GaRA), ``none`` keeps
+            every component on (plain LoRA).
     """
 
     rank: int = 128
@@ -120,12 +121,15 @@ class MogaAdapter:
         self.config = config
         self.layers: dict[str, MogaLinear] = {}
 
-    def condition(self, pointers: Tensor | None) -> None:
+    def condition(self, pointers: Tensor | None, frame: Tensor | None = None) -> None:
         """Set the gates for the next pass of the memory attention.
 
         Args:
             pointers: (B, P, C) the object pointers that the attention receives; None or P = 0 leaves the base model.
+            frame: (B, C) mean feature of the current frame, what the gates see with conditioning ``frame``.
         """
+        if pointers is not None and frame is not None and self.config.conditioning == 'frame':
+            pointers = frame[:, None] if pointers.shape[1] else pointers
         for layer in self.layers.values():
             layer.gates = None if pointers is None or pointers.shape[1] == 0 else layer.open_gates(pointers)
 
@@ -163,11 +167,13 @@ class GateBank:
         layers: the L adapted projections in the order of the gates.
         per_pointer: gates belong to single pointers (conditioning ``object``), so that they may be kept beside them,
             not to the mean pointer of an object.
+        per_frame: gates belong to the current frame (conditioning ``frame``).
     """
 
     def __init__(self, adapter: MogaAdapter) -> None:
         self.layers = list(adapter.layers.values())
         self.per_pointer = adapter.config.conditioning == 'object'
+        self.per_frame = adapter.config.conditioning == 'frame'
         self._rank = adapter.config.rank
         self._stages: list[tuple[Tensor, Tensor]] = []
         if adapter.config.conditioning != 'none':
@@ -233,7 +239,10 @@ def inject(sam: SAM2Base, config: MogaConfig) -> MogaAdapter:
 
     def condition_on_memory(_module: nn.Module, args: tuple, kwargs: dict) -> None:
         memory = kwargs['memory'] if 'memory' in kwargs else args[1]
-        adapter.condition(pointers_in(memory, kwargs.get('num_obj_ptr_tokens', 0), sam.hidden_dim))
+        current = kwargs['curr'] if 'curr' in kwargs else args[0]
+        current = current[0] if isinstance(current, list) else current  # (hw, B, C)
+        pointers = pointers_in(memory, kwargs.get('num_obj_ptr_tokens', 0), sam.hidden_dim)
+        adapter.condition(pointers, current.mean(dim=0) if config.conditioning == 'frame' else None)
 
     sam.memory_attention.register_forward_pre_hook(condition_on_memory, with_kwargs=True)
     return adapter

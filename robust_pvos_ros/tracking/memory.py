@@ -138,14 +138,22 @@ def mean_gates(frames: Sequence[Sequence[MemoryFrame]], bank: GateBank) -> Tenso
     return torch.stack([torch.stack([m.gates for m in row if m.gates is not None]) for row in frames]).float().mean(1)
 
 
-def assemble(memories: Sequence[ObjectMemory], frame_index: int, attention: CachedMemoryAttention) -> MemoryBatch:
-    """What frame ``frame_index`` attends to, for one group of objects; all must have the same ``group_key``."""
+def assemble(
+    memories: Sequence[ObjectMemory], frame_index: int, attention: CachedMemoryAttention, tokens: Tensor
+) -> MemoryBatch:
+    """What frame ``frame_index`` attends to, for one group of objects; all must have the same ``group_key``.
+
+    Args:
+        tokens: (1, hw, C) stride-16 features of the frame, which gates of conditioning ``frame`` depend on.
+    """
     pairs = [memory.pointers(frame_index) for memory in memories]
     pointers = torch.stack([torch.stack([m.pointer for _, m in row]) for row in pairs])
     distances = torch.tensor([[d for d, _ in row] for row in pairs], dtype=torch.float32)
     pointer_keys, pointer_values = attention.project_pointers(pointers, distances.to(pointers.device))
     gates = None
-    if attention.gates is not None:
+    if attention.gates is not None and attention.gates.per_frame:
+        gates = attention.gates.open(tokens.mean(dim=1)).float().expand(len(memories), -1, -1)
+    elif attention.gates is not None:
         gates = mean_gates([[m for _, m in row] for row in pairs], attention.gates)
     frames = [[_attended(slot) for slot in memory.spatial(frame_index)] for memory in memories]
     return MemoryBatch(frames, pointer_keys, pointer_values, gates)

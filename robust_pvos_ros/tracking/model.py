@@ -132,8 +132,8 @@ class Sam2Model:
             frame_index: of the current image.
         """
         with self._autocast():
-            batch = assemble(memories, frame_index, self.attention)
             tokens = frame.stride16.flatten(2).transpose(1, 2)
+            batch = assemble(memories, frame_index, self.attention, tokens)
             fused = self.attention(tokens, batch).float()
         return fused.transpose(1, 2).unflatten(2, frame.stride16.shape[-2:]).contiguous()
 
