@@ -1,0 +1,257 @@
+"""J&F of several methods on corrupted clips, side by side on the same frames.
+
+    python -m benchmarks.robustness --methods base moga=moga.safetensors lora=lora.safetensors --out docs/robustness
+
+A method is a name, ``NAME=ADAPTER.safetensors`` on top of ``--checkpoint``, or ``NAME=weights:FILE`` with weights of
+its own.  Rows are added to ``scores.csv`` clip by clip; started again with the same folder, a run goes on where it was.
+At the end ``table.md`` and ``plot.png`` are written from all rows, with the paired difference of each method to the
+first and its 95 % interval: a bootstrap over the clips, each with its mean over corruptions, severities and seeds.
+
+Choices belong on rendered clips (``--held-out N``); real clips only report, and runs on the default ones are logged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.davis import DEFAULT_DATA
+from benchmarks.held_out import annotated_frames
+from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run
+from robust_pvos_ros.corruption.corruption import KINDS, ClipCorruption, CorruptionError, parse_corruptions
+from robust_pvos_ros.evaluation.davis import AnnotatedFrame, find_sequences
+from robust_pvos_ros.evaluation.protocol import TrackerSegmenter, evaluate_sequence
+from robust_pvos_ros.tracking.model import Sam2Model, load_model
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
+from training.validate import VALIDATION_SEED
+
+COLUMNS = ('corruption', 'severity', 'seed', 'clip', 'method', 'J', 'F', 'J&F')
+CLEAN = 'clean'
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to corrupt the clips; ``corruption`` may be ``clean``."""
+
+    corruption: str
+    severity: float
+    seed: int
+
+    def frames(self, name: str, clip: Iterable[AnnotatedFrame]) -> Iterator[AnnotatedFrame]:
+        """The frames of a clip, corrupted."""
+        text = '' if self.corruption == CLEAN else f'{self.corruption}:{self.severity}'
+        corrupt = ClipCorruption(parse_corruptions(text), self.seed, name)
+        for frame in clip:
+            yield replace(frame, rgb=corrupt.rgb(frame.rgb, frame.index))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over the objects of a clip, percent."""
+
+    case: Case
+    clip: str
+    method: str
+    region: float
+    contour: float
+    mean: float
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The rows of ``scores.csv``; none where the file does not exist."""
+    if not path.exists():
+        return []
+    with path.open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Score(
+            Case(row['corruption'], float(row['severity']), int(row['seed'])), row['clip'], row['method'],
+            float(row['J']), float(row['F']), float(row['J&F']),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def append_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Add rows; the file is created with its header where it does not exist."""
+    fresh = not path.exists()
+    with path.open('a', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(COLUMNS)
+        for s in scores:
+            numbers = [f'{value:.4f}' for value in (s.region, s.contour, s.mean)]
+            writer.writerow([s.case.corruption, s.case.severity, s.case.seed, s.clip, s.method, *numbers])
+
+
+def load_methods(texts: Sequence[str], model: str, checkpoint: str, threads: int) -> dict[str, Sam2Model]:
+    """Name -> model, see the module's docstring.
+
+    Raises:
+        ModelError: if a file does not fit.
+    """
+    methods = {}
+    for text in texts:
+        name, _, file = text.partition('=')
+        own = file.startswith('weights:')
+        weights, adapter = (file.removeprefix('weights:'), '') if own else (checkpoint, file)
+        methods[name] = load_model(ModelConfig(model, weights, adapter, threads=threads))
+    return methods
+
+
+def interval(differences: np.ndarray, rounds: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of paired differences (N,)."""
+    rng = np.random.default_rng(0)
+    means = differences[rng.integers(len(differences), size=(rounds, len(differences)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def by_clip(scores: Sequence[Score], method: str, corrupted: bool) -> dict[str, float]:
+    """Mean J&F of each clip over the corrupted, or over the clean, cases."""
+    found: dict[str, list[float]] = {}
+    for score in scores:
+        if score.method == method and (score.case.corruption != CLEAN) == corrupted:
+            found.setdefault(score.clip, []).append(score.mean)
+    return {clip: float(np.mean(values)) for clip, values in found.items()}
+
+
+def table(scores: Sequence[Score]) -> str:
+    """Markdown: a line per method, J&F by corruption, their mean, and the paired difference to the first method."""
+    methods = list(dict.fromkeys(score.method for score in scores))
+    kinds = [kind for kind in (CLEAN, *KINDS) if any(score.case.corruption == kind for score in scores)]
+    lines = ['| method | ' + ' | '.join(kinds) + ' | mean corrupted | difference, 95 % |']
+    lines.append('|' + ' --- |' * (len(kinds) + 3))
+    base = by_clip(scores, methods[0], corrupted=True)
+    for method in methods:
+        cells = []
+        for kind in kinds:
+            values = [s.mean for s in scores if s.method == method and s.case.corruption == kind]
+            cells.append(f'{np.mean(values):.1f}' if values else '')
+        own = by_clip(scores, method, corrupted=True)
+        cells.append(f'{np.mean(list(own.values())):.1f}' if own else '')
+        shared = [clip for clip in own if clip in base]
+        difference = ''
+        if method != methods[0] and shared:
+            pairs = np.array([own[clip] - base[clip] for clip in shared])
+            low, high = interval(pairs)
+            difference = f'{pairs.mean():+.2f} ({low:+.2f} to {high:+.2f})'
+        lines.append(f'| {method} | ' + ' | '.join([*cells, difference]) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot(scores: Sequence[Score], path: Path) -> None:
+    """Bars of J&F by corruption and method."""
+    import matplotlib as mpl
+
+    mpl.use('Agg')
+    from matplotlib import pyplot as plt
+
+    methods = list(dict.fromkeys(score.method for score in scores))
+    kinds = [kind for kind in (CLEAN, *KINDS) if any(score.case.corruption == kind for score in scores)]
+    figure, axes = plt.subplots(figsize=(10, 4), layout='constrained')
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        values = [
+            np.mean([s.mean for s in scores if s.method == method and s.case.corruption == kind] or [np.nan])
+            for kind in kinds
+        ]
+        axes.bar(np.arange(len(kinds)) + number * width, values, width, label=method)
+    axes.set_xticks(np.arange(len(kinds)) + 0.4 - width / 2, [kind.replace('_', '\n') for kind in kinds])
+    axes.set_ylabel('J&F')
+    axes.legend()
+    axes.grid(axis='y', alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def log_run(options: argparse.Namespace, scores: Sequence[Score], about: Mapping[str, str]) -> None:
+    """Add a line for each method of this run to the log of runs on the real clips."""
+    with (REPOSITORY / RUN_LOG).open('a', newline='', encoding='utf-8') as file:
+        for text in options.methods:
+            rows = [s for s in scores if s.method == text.partition('=')[0] and s.case.corruption != CLEAN]
+            means = [np.mean([getattr(s, part) for s in rows]) for part in ('region', 'contour', 'mean')]
+            note = f'robustness: {len(rows)} corrupted clips, {text}'
+            cells = [f'{value:.2f}' for value in means]
+            csv.writer(file).writerow([about['date'], about['commit'], '', options.prompt, *cells, '', note])
+
+
+def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]:
+    """Name -> frames of every clip; rendered ones are rendered once."""
+    if options.held_out:
+        seeds = [VALIDATION_SEED + 2000 + number for number in range(options.held_out)]
+        return {f'rendered_{seed}': list(annotated_frames(seed, options.frames, 256)) for seed in seeds}
+    return {sequence.name: sequence for sequence in find_sequences(options.data, options.sequences)}
+
+
+def run(options: argparse.Namespace) -> list[Score]:
+    """Score what is missing in ``scores.csv``; returns all rows."""
+    methods = load_methods(options.methods, options.model, options.checkpoint, options.threads)
+    file = options.out / 'scores.csv'
+    scores = read_scores(file)
+    done = {(score.case, score.clip, score.method) for score in scores}
+    cases = [Case(CLEAN, 0.0, 0)]
+    cases += [Case(k, s, seed) for seed in options.seeds for k in options.corruptions for s in options.severities]
+    clips = clips_of(options)
+    for case, name in tqdm([(case, name) for case in cases for name in clips], unit='clip', disable=None):
+        missing = [method for method in methods if (case, name, method) not in done]
+        if not missing:
+            continue
+        config = TrackerConfig(max_objects=255)
+        segmenters = {m: TrackerSegmenter(VideoTracker(methods[m], config), options.prompt) for m in missing}
+        found = evaluate_sequence(name, case.frames(name, clips[name]), segmenters, options.scored_frames)
+        fresh = [
+            Score(case, name, method, 100 * mean.region, 100 * mean.contour, 100 * mean.mean)
+            for method, mean in ((m, found[m].mean) for m in missing)
+        ]
+        append_scores(file, fresh)
+        scores += fresh
+    return scores
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; 2 on bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--methods', nargs='+', default=['base'], metavar='NAME[=FILE]')
+    parser.add_argument('--model', default='compact')
+    parser.add_argument('--checkpoint', default='', help='weights under the adapters (default: the shipped ones)')
+    parser.add_argument('--data', type=Path, default=DEFAULT_DATA, help='folder in DAVIS layout')
+    parser.add_argument('--sequences', nargs='+', default=[], metavar='NAME')
+    parser.add_argument('--held-out', type=int, default=0, metavar='N', help='N rendered clips instead')
+    parser.add_argument('--frames', type=int, default=24, help='of a rendered clip')
+    parser.add_argument('--corruptions', nargs='+', choices=list(KINDS), default=list(KINDS))
+    parser.add_argument('--severities', nargs='+', type=float, default=[3.0])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--prompt', choices=('mask', 'point', 'box'), default='mask')
+    parser.add_argument('--scored-frames', choices=('interior', 'after_first'), default='interior')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--out', type=Path, required=True)
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    try:
+        scores = run(options)
+    except (PvosError, CorruptionError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    about = describe_run()
+    if not options.held_out and options.data.resolve() == DEFAULT_DATA.resolve():
+        log_run(options, scores, about)
+    text = f'{table(scores)}\n`{about["command"]}`, commit {about["commit"]}, {about["date"]}\n'
+    (options.out / 'table.md').write_text(text, encoding='utf-8')
+    plot(scores, options.out / 'plot.png')
+    print(table(scores))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

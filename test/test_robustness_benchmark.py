@@ -1,0 +1,63 @@
+"""The robustness benchmark: every method sees the same frames, runs go on, and the table says what the rows say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_folders import write_davis
+
+from benchmarks.robustness import CLEAN, Case, Score, interval, main, read_scores, table
+from robust_pvos_ros.evaluation.davis import AnnotatedFrame
+
+
+def rows(method: str, corrupted: list[float], clean: float = 80.0) -> list[Score]:
+    found = [Score(Case(CLEAN, 0.0, 0), f'clip{i}', method, clean, clean, clean) for i in range(len(corrupted))]
+    return found + [
+        Score(Case('fog', 3.0, seed), f'clip{i}', method, value, value, value)
+        for i, value in enumerate(corrupted)
+        for seed in (0, 1)
+    ]
+
+
+def test_the_table_pairs_clips() -> None:
+    better = [value + gain for value, gain in zip((20.0, 50.0, 80.0), (1.0, 2.0, 3.0), strict=True)]
+    text = table(rows('base', [20.0, 50.0, 80.0]) + rows('moga', better, 79.0))
+    assert text.splitlines()[0] == '| method | clean | fog | mean corrupted | difference, 95 % |'
+    assert '| base | 80.0 | 50.0 | 50.0 |  |' in text
+    assert '| moga | 79.0 | 52.0 | 52.0 | +2.00 (+1.00 to +3.00) |' in text
+
+
+def test_the_interval_shrinks_with_clips_and_holds_the_mean() -> None:
+    rng = np.random.default_rng(1)
+    few, many = rng.normal(1, 1, 8), rng.normal(1, 1, 200)
+    low, high = interval(few)
+    assert low < few.mean() < high
+    assert np.ptp(interval(many)) < 0.5 * (high - low)
+    assert interval(np.full(5, 0.7)) == pytest.approx((0.7, 0.7))
+
+
+def test_frames_of_a_case_keep_their_truth() -> None:
+    frame = AnnotatedFrame(4, np.full((20, 30, 3), 90, np.uint8), np.ones((20, 30), np.uint8))
+    [clean] = Case(CLEAN, 0.0, 0).frames('a', [frame])
+    [snow], [again] = (list(Case('snow', 4.0, 1).frames('a', [frame])) for _ in range(2))
+    assert np.array_equal(clean.rgb, frame.rgb) and not np.array_equal(snow.rgb, frame.rgb)
+    assert np.array_equal(snow.rgb, again.rgb) and np.array_equal(snow.labels, frame.labels) and snow.index == 4
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_davis(tmp_path / 'data', ('bear',))
+    options = ['--data', str(tmp_path / 'data'), '--out', str(tmp_path / 'out'), '--corruptions', 'fog', 'rain']
+    assert main([*options, '--methods', 'base']) == 0
+    first = read_scores(tmp_path / 'out' / 'scores.csv')
+    assert {(s.case.corruption, s.method) for s in first} == {(CLEAN, 'base'), ('fog', 'base'), ('rain', 'base')}
+    assert main([*options, '--methods', 'base', 'same']) == 0
+    second = read_scores(tmp_path / 'out' / 'scores.csv')
+    assert second[: len(first)] == first and len(second) == 2 * len(first)
+    assert {s.method for s in second[len(first) :]} == {'same'}
+    assert [s.mean for s in second[len(first) :]] == [s.mean for s in first]
+    assert (tmp_path / 'out' / 'plot.png').stat().st_size > 1000
+    assert '| same |' in (tmp_path / 'out' / 'table.md').read_text()
+    assert main([*options, '--methods', 'moga=nothing.safetensors']) == 2
+    assert 'cannot read adapter file' in capsys.readouterr().err
