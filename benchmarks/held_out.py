@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models = {
-        path.stem if path else 'shipped': load_model(ModelConfig(checkpoint=str(path or ''), threads=options.threads))
+        str(path or 'shipped'): load_model(ModelConfig(checkpoint=str(path or ''), threads=options.threads))
         for path in options.weights or [None]
     }
     trackers = [(name, kind, policy) for name in models for kind in options.prompts for policy in options.policies]
@@ -69,11 +69,12 @@ def main() -> None:
         found = evaluate_sequence(f'clip {number}', frames, methods, 'after_first')
         for key in trackers:
             scores[key] += found[' '.join(key)].objects
-    print(f'{"weights":<20}{"prompt":<8}{"memory":<12}{"objects":>8}{"J":>7}{"F":>7}{"J&F":>7}')
+    wide = max(20, *(len(name) + 2 for name in models))
+    print(f'{"weights":<{wide}}{"prompt":<8}{"memory":<12}{"objects":>8}{"J":>7}{"F":>7}{"J&F":>7}')
     for key, objects in scores.items():
         mean = mean_score(objects)
         numbers = ''.join(f'{100 * value:7.1f}' for value in (mean.region, mean.contour, mean.mean))
-        print(f'{key[0]:<20}{key[1]:<8}{key[2]:<12}{len(objects):>8}{numbers}')
+        print(f'{key[0]:<{wide}}{key[1]:<8}{key[2]:<12}{len(objects):>8}{numbers}')
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +26,14 @@ from tqdm import tqdm
 
 from benchmarks.davis import DEFAULT_DATA
 from benchmarks.held_out import annotated_frames
-from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run
+from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run, file_hash
 from robust_pvos_ros.corruption.corruption import KINDS, ClipCorruption, CorruptionError, parse_corruptions
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame, find_sequences
 from robust_pvos_ros.evaluation.protocol import TrackerSegmenter, evaluate_sequence
+from robust_pvos_ros.tracking.checkpoints import shipped_weights
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
+from robust_pvos_ros.tracking.types import ModelConfig, ModelError, PvosError, TrackerConfig
 from training.validate import VALIDATION_SEED
 
 COLUMNS = ('corruption', 'severity', 'seed', 'clip', 'method', 'J', 'F', 'J&F')
@@ -97,11 +99,13 @@ def load_methods(texts: Sequence[str], model: str, checkpoint: str, threads: int
     """Name -> model, see the module's docstring.
 
     Raises:
-        ModelError: if a file does not fit.
+        ModelError: if a file does not fit, or a name is given twice.
     """
-    methods = {}
+    methods: dict[str, Sam2Model] = {}
     for text in texts:
         name, _, file = text.partition('=')
+        if name in methods:
+            raise ModelError(f'method {name!r} is given twice: every method needs a name of its own')
         own = file.startswith('weights:')
         weights, adapter = (file.removeprefix('weights:'), '') if own else (checkpoint, file)
         methods[name] = load_model(ModelConfig(model, weights, adapter, threads=threads))
@@ -116,13 +120,18 @@ def interval(differences: np.ndarray, rounds: int = 10_000) -> tuple[float, floa
     return float(low), float(high)
 
 
-def by_clip(scores: Sequence[Score], method: str, corrupted: bool) -> dict[str, float]:
-    """Mean J&F of each clip over the corrupted, or over the clean, cases."""
-    found: dict[str, list[float]] = {}
-    for score in scores:
-        if score.method == method and (score.case.corruption != CLEAN) == corrupted:
-            found.setdefault(score.clip, []).append(score.mean)
-    return {clip: float(np.mean(values)) for clip, values in found.items()}
+def corrupted_scores(scores: Sequence[Score], method: str) -> dict[tuple[Case, str], float]:
+    """J&F of a method by case and clip, clean ones left out."""
+    return {(s.case, s.clip): s.mean for s in scores if s.method == method and s.case.corruption != CLEAN}
+
+
+def paired_differences(own: Mapping[tuple[Case, str], float], base: Mapping[tuple[Case, str], float]) -> np.ndarray:
+    """Mean difference of each clip over the cases that both methods were scored on, (N,)."""
+    by_clip: dict[str, list[float]] = {}
+    for (case, clip), value in own.items():
+        if (case, clip) in base:
+            by_clip.setdefault(clip, []).append(value - base[case, clip])
+    return np.array([np.mean(values) for values in by_clip.values()])
 
 
 def table(scores: Sequence[Score]) -> str:
@@ -131,18 +140,17 @@ def table(scores: Sequence[Score]) -> str:
     kinds = [kind for kind in (CLEAN, *KINDS) if any(score.case.corruption == kind for score in scores)]
     lines = ['| method | ' + ' | '.join(kinds) + ' | mean corrupted | difference, 95 % |']
     lines.append('|' + ' --- |' * (len(kinds) + 3))
-    base = by_clip(scores, methods[0], corrupted=True)
+    base = corrupted_scores(scores, methods[0])
     for method in methods:
         cells = []
         for kind in kinds:
             values = [s.mean for s in scores if s.method == method and s.case.corruption == kind]
             cells.append(f'{np.mean(values):.1f}' if values else '')
-        own = by_clip(scores, method, corrupted=True)
+        own = corrupted_scores(scores, method)
         cells.append(f'{np.mean(list(own.values())):.1f}' if own else '')
-        shared = [clip for clip in own if clip in base]
+        pairs = paired_differences(own, base)
         difference = ''
-        if method != methods[0] and shared:
-            pairs = np.array([own[clip] - base[clip] for clip in shared])
+        if method != methods[0] and len(pairs):
             low, high = interval(pairs)
             difference = f'{pairs.mean():+.2f} ({low:+.2f} to {high:+.2f})'
         lines.append(f'| {method} | ' + ' | '.join([*cells, difference]) + ' |')
@@ -174,15 +182,52 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     plt.close(figure)
 
 
-def log_run(options: argparse.Namespace, scores: Sequence[Score], about: Mapping[str, str]) -> None:
-    """Add a line for each method of this run to the log of runs on the real clips."""
+def settings_of(options: argparse.Namespace) -> dict[str, object]:
+    """What all rows of a folder must share."""
+    clips = f'{options.held_out} rendered, {options.frames} frames' if options.held_out else options.data.name
+    checkpoint = Path(options.checkpoint) if options.checkpoint else shipped_weights()
+    return {
+        'clips': clips,
+        'model': options.model,
+        'weights': file_hash(checkpoint),
+        'prompt': options.prompt,
+        'scored_frames': options.scored_frames,
+    }
+
+
+def check_settings(options: argparse.Namespace) -> None:
+    """Compare with the settings of the rows that a folder holds, or write them down.
+
+    Raises:
+        ModelError: if they differ, or a method's file is not the one its rows were made with.
+    """
+    path = options.out / 'settings.json'
+    known = json.loads(path.read_text()) if path.exists() else {}
+    files = dict(known.get('methods', {}))
+    for text in options.methods:
+        name, _, file = text.partition('=')
+        digest = file_hash(Path(file.removeprefix('weights:'))) if file else ''
+        if files.setdefault(name, digest) != digest:
+            raise ModelError(f'{options.out} holds scores of another file under the name {name!r}: choose another name')
+    settings = settings_of(options)
+    held = {key: value for key, value in known.items() if key != 'methods'}
+    if known and held != settings:
+        raise ModelError(f'{options.out} holds scores of other settings: choose another folder; {held}, not {settings}')
+    path.write_text(json.dumps({**settings, 'methods': files}, indent=1) + '\n')
+
+
+def log_run(options: argparse.Namespace, scores: Sequence[Score]) -> None:
+    """Add a line for each method to the log of runs on the real clips; ``scores`` are those of this run."""
+    about, weights = describe_run(), settings_of(options)['weights']
     with (REPOSITORY / RUN_LOG).open('a', newline='', encoding='utf-8') as file:
         for text in options.methods:
-            rows = [s for s in scores if s.method == text.partition('=')[0] and s.case.corruption != CLEAN]
+            rows = [s for s in scores if s.method == text.partition('=')[0]]
+            if not rows:
+                continue
             means = [np.mean([getattr(s, part) for s in rows]) for part in ('region', 'contour', 'mean')]
-            note = f'robustness: {len(rows)} corrupted clips, {text}'
+            note = f'robustness: {len(rows)} clips, clean and corrupted, {text}'
             cells = [f'{value:.2f}' for value in means]
-            csv.writer(file).writerow([about['date'], about['commit'], '', options.prompt, *cells, '', note])
+            csv.writer(file).writerow([about['date'], about['commit'], weights, options.prompt, *cells, '', note])
 
 
 def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]:
@@ -196,25 +241,28 @@ def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]
 def run(options: argparse.Namespace) -> list[Score]:
     """Score what is missing in ``scores.csv``; returns all rows."""
     methods = load_methods(options.methods, options.model, options.checkpoint, options.threads)
+    check_settings(options)
     file = options.out / 'scores.csv'
     scores = read_scores(file)
     done = {(score.case, score.clip, score.method) for score in scores}
     cases = [Case(CLEAN, 0.0, 0)]
     cases += [Case(k, s, seed) for seed in options.seeds for k in options.corruptions for s in options.severities]
-    clips = clips_of(options)
-    for case, name in tqdm([(case, name) for case in cases for name in clips], unit='clip', disable=None):
-        missing = [method for method in methods if (case, name, method) not in done]
-        if not missing:
-            continue
-        config = TrackerConfig(max_objects=255)
-        segmenters = {m: TrackerSegmenter(VideoTracker(methods[m], config), options.prompt) for m in missing}
-        found = evaluate_sequence(name, case.frames(name, clips[name]), segmenters, options.scored_frames)
-        fresh = [
-            Score(case, name, method, 100 * mean.region, 100 * mean.contour, 100 * mean.mean)
-            for method, mean in ((m, found[m].mean) for m in missing)
-        ]
-        append_scores(file, fresh)
-        scores += fresh
+    clips, begun = clips_of(options), len(scores)
+    try:
+        for case, name in tqdm([(case, name) for case in cases for name in clips], unit='clip', disable=None):
+            missing = [method for method in methods if (case, name, method) not in done]
+            if not missing:
+                continue
+            config = TrackerConfig(max_objects=255)
+            segmenters = {m: TrackerSegmenter(VideoTracker(methods[m], config), options.prompt) for m in missing}
+            found = evaluate_sequence(name, case.frames(name, clips[name]), segmenters, options.scored_frames)
+            means = {method: found[method].mean for method in missing if found[method].objects}
+            fresh = [Score(case, name, m, 100 * v.region, 100 * v.contour, 100 * v.mean) for m, v in means.items()]
+            append_scores(file, fresh)
+            scores += fresh
+    finally:
+        if not options.held_out and options.data.resolve() == DEFAULT_DATA.resolve():
+            log_run(options, scores[begun:])
     return scores
 
 
@@ -244,8 +292,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     about = describe_run()
-    if not options.held_out and options.data.resolve() == DEFAULT_DATA.resolve():
-        log_run(options, scores, about)
     text = f'{table(scores)}\n`{about["command"]}`, commit {about["commit"]}, {about["date"]}\n'
     (options.out / 'table.md').write_text(text, encoding='utf-8')
     plot(scores, options.out / 'plot.png')

@@ -98,6 +98,11 @@ def streaming_frames(model: Sam2Model, clip: list[np.ndarray], boxes: list[np.nd
         yield
 
 
+def _finish_queued_work() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def side_by_side(runs: dict[str, Callable[[], Iterator[None]]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every frame after the warm-up, all runs advancing in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -106,8 +111,10 @@ def side_by_side(runs: dict[str, Callable[[], Iterator[None]]], rounds: int) -> 
         index = 0
         while running:
             for name in list(running):
+                _finish_queued_work()
                 start = time.perf_counter()
                 alive = next(running[name], StopIteration) is not StopIteration
+                _finish_queued_work()
                 elapsed = (time.perf_counter() - start) * 1e3
                 if not alive:
                     del running[name]

@@ -4,7 +4,8 @@
 
 For every stage of a configuration, single process: frames rendered per second, frames trained per second (forward,
 backward and optimiser, on clips that lie ready), their ratio, and the passes over each rendering that the stage takes.
-The renderer starves the model where passes times ratio is below one.
+The renderer starves the model where passes times ratio is below one.  Corrupting clips, for which a stage may ask, is
+in neither figure.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Configuration:
 LIMITS: dict[str, tuple[int, int]] = {
     'threads': (0, 256),
     'max_objects': (1, 64),
-    'max_conditioning_frames': (1, 16),
+    'max_conditioning_frames': (2, 16),
     'lost_after': (1, 100_000),
     'queue_depth': (1, 1000),
 }

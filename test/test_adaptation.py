@@ -73,6 +73,21 @@ def test_the_exported_adapter_gives_the_trained_model(tmp_path: Path) -> None:
         torch.testing.assert_close(value, wanted[name], msg=name)
 
 
+def test_an_adapter_run_cut_in_two_equals_an_uncut_one(tmp_path: Path) -> None:
+    whole = _trainer(tmp_path / 'whole', steps=4)
+    while whole.advance():
+        whole.train_step()
+        whole.averaged_model(128)  # as validation does, at moments that differ
+    part = _trainer(tmp_path / 'cut', steps=4)
+    part.train_step()
+    part.save()
+    resumed = _trainer(tmp_path / 'cut', steps=4)
+    while resumed.advance():
+        resumed.train_step()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
 def test_without_layer_norms_they_stay(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path / 'run', steps=2, layer_norms=False)
     learning = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
@@ -105,5 +120,7 @@ def test_shipped_configurations_load() -> None:
     assert configs['compact'].adaptation.trains == 'model'
     lora = load_config(folder / 'moga_compact.yaml', ['adaptation.moga.conditioning=none', 'adaptation.moga.rank=32'])
     assert lora.adaptation.moga == MogaConfig(conditioning='none', rank=32)
+    with pytest.raises(ValueError, match='cannot train an adapter'):
+        load_config(folder / 'moga_compact.yaml', ['stages.0.calibrate=true'])
     with pytest.raises(ValueError, match=r"adaptation.trains must be 'model' or 'adapter'"):
         load_config(overrides=['adaptation.trains=gates'])

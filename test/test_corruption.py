@@ -124,7 +124,7 @@ def test_any_size_goes(kind: str, size: tuple[int, int]) -> None:
     assert ClipCorruption([CorruptionSpec(kind, 5)])(frame, 3).shape == frame.shape
 
 
-def test_images_of_the_camera_side(tmp_path: object) -> None:
+def test_images_of_the_camera_side() -> None:
     clip = ClipCorruption(parse_corruptions('snow:2'), 1, 'd')
     image = picture().movedim(0, -1).contiguous().numpy()
     before = image.copy()

@@ -29,6 +29,11 @@ def test_the_table_pairs_clips() -> None:
     assert '| moga | 79.0 | 52.0 | 52.0 | +2.00 (+1.00 to +3.00) |' in text
 
 
+def test_only_cases_that_both_have_are_compared() -> None:
+    base = [*rows('base', [20.0, 50.0]), Score(Case('rain', 3.0, 0), 'clip0', 'base', 99.0, 99.0, 99.0)]
+    assert '+1.00 (+1.00 to +1.00)' in table(base + rows('moga', [21.0, 51.0]))
+
+
 def test_the_interval_shrinks_with_clips_and_holds_the_mean() -> None:
     rng = np.random.default_rng(1)
     few, many = rng.normal(1, 1, 8), rng.normal(1, 1, 200)
@@ -59,5 +64,12 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [s.mean for s in second[len(first) :]] == [s.mean for s in first]
     assert (tmp_path / 'out' / 'plot.png').stat().st_size > 1000
     assert '| same |' in (tmp_path / 'out' / 'table.md').read_text()
-    assert main([*options, '--methods', 'moga=nothing.safetensors']) == 2
-    assert 'cannot read adapter file' in capsys.readouterr().err
+    for more, said in (
+        (['--methods', 'moga=nothing.safetensors'], 'cannot read adapter file'),
+        (['--methods', 'base', 'base'], 'given twice'),
+        (['--prompt', 'box'], 'scores of other settings'),
+        (['--methods', f'base={tmp_path}/data/ImageSets/2017/val.txt'], 'cannot read adapter file'),
+    ):
+        assert main([*options, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert read_scores(tmp_path / 'out' / 'scores.csv') == second

@@ -200,7 +200,11 @@ def test_recorded_clips_take_their_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'wrong', ['stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2', 'stages.0.frames=0']
+    'wrong',
+    [
+        'stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2', 'stages.0.frames=0',
+        'stages.0.corrupted=1.5', 'stages.0.minutes=0',
+    ],
 )
 def test_wrong_stages_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong.split('.')[-1].split('=')[0]):

@@ -28,9 +28,10 @@ class Stage:
         pace, scale, ease, vanish: speed, size, plainness and absence of the rendered objects, see ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
-        anneal: let the temperature of an adapter's gates fall linearly over the stage.
+        anneal: let the temperature of an adapter's gates fall linearly over the stage; others keep the first one.
         calibrate: begin by setting queries and keys of the memory attention, see :mod:`training.matching`.
-        matching_pace: factor on the learning rate of these queries and keys, whose softmax saturates at the full rate.
+        matching_pace: factor on the learning rate of the queries and keys of the memory attention, whose softmax
+            saturates at the full rate.
     """
 
     name: str = 'a'
@@ -54,7 +55,7 @@ class Stage:
     calibrate: bool = False
     matching_pace: float = 1.0
     steps: int = 0
-    minutes: float = 0.0
+    minutes: float = 60.0
     mix: PromptMix = field(default_factory=PromptMix)
 
 
@@ -143,6 +144,15 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
             raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")
         if stage.frames < (2 if stage.task == 'correspondence' else 1):
             raise ValueError(f'frames of stage {stage.name!r} are too few for the task {stage.task}: {stage.frames}')
+        if not stage.steps and not stage.minutes:
+            raise ValueError(f'stage {stage.name!r} has no end: give it steps or minutes')
+        if not 0 <= stage.corrupted <= 1 or not 1 <= stage.severities[0] <= stage.severities[1] <= 5:
+            raise ValueError(
+                f'corrupted of stage {stage.name!r} is a share between 0 and 1 and severities rise from 1 to 5, '
+                f'got {stage.corrupted} and {list(stage.severities)}'
+            )
+        if config.adaptation.trains == 'adapter' and (stage.calibrate or stage.frames < 2 or stage.task != 'clips'):
+            raise ValueError(f'stage {stage.name!r} cannot train an adapter: calibrate off, task clips, frames over 1')
         if not 0 <= stage.recorded <= 1 or (stage.recorded and (not config.data or stage.task != 'clips')):
             raise ValueError(
                 f'recorded of stage {stage.name!r} is a share between 0 and 1 and needs data and the task clips, '

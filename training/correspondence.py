@@ -66,12 +66,14 @@ def correspondence_loss(
     before, after = features[rows, first].float(), features[rows, second].float()
     queries = F.normalize(after.flatten(2)[:, :, drawn], dim=1)
     keys = F.normalize(F.grid_sample(before, places[:, None], align_corners=False)[:, :, 0], dim=1)
-    others = F.normalize(before.flatten(2), dim=1).roll(1, 0)  # of another clip
-    logits = torch.cat([queries.mT @ keys, queries.mT @ others], 2) / temperature
-    hidden = torch.cat([~visible, torch.zeros_like(visible[:, :1]).expand(-1, side * side)], 1)
-    logits = logits.masked_fill(hidden[:, None], float('-inf'))
+    logits, hidden = queries.mT @ keys, ~visible
+    if batch > 1:
+        others = F.normalize(before.flatten(2), dim=1).roll(1, 0)  # of another clip
+        logits = torch.cat([logits, queries.mT @ others], 2)
+        hidden = torch.cat([hidden, torch.zeros_like(visible[:, :1]).expand(-1, side * side)], 1)
+    logits = (logits / temperature).masked_fill(hidden[:, None], float('-inf'))
     target = torch.arange(len(drawn), device=device).expand(batch, -1)
-    return F.cross_entropy(logits[visible], target[visible])
+    return F.cross_entropy(logits[visible], target[visible], reduction='sum') / visible.sum().clamp(min=1)
 
 
 @torch.no_grad()

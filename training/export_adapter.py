@@ -20,7 +20,7 @@ def export_adapter(checkpoint: str | Path, output: str | Path) -> dict[str, int]
     """Export the adapter of one checkpoint of :mod:`training.train`, with the LayerNorms trained beside it.
 
     Returns:
-        trainable scalars by part.
+        scalars of the file by part.
 
     Raises:
         ValueError: if the run trained no adapter.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robust_pvos_ros.procedural.textures import TextureBank
 from robust_pvos_ros.procedural.video import render_clips
-from training.model import POINTER_FRAMES, ClipModel, normalise
+from training.model import LONG_VIDEO, ClipModel, normalise
 from training.prompts import choose_objects
 
 
@@ -96,7 +96,7 @@ def attention_inputs(
             current_vision_pos_embeds=positions[-1:],
             feat_sizes=sizes[-1:],
             output_dict={'cond_frame_outputs': {0: entry}, 'non_cond_frame_outputs': {}},
-            num_frames=POINTER_FRAMES,
+            num_frames=LONG_VIDEO,
         )
     finally:
         handle.remove()

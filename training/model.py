@@ -19,7 +19,7 @@ from training.prompts import Rows, boxes, correction, points, spoil
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-POINTER_FRAMES = 16  # pointer distances are divided by POINTER_FRAMES - 1, as in a long video
+LONG_VIDEO = 1000  # frames; SAM 2 leaves out the pointers of frames from the length of a video on
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class PromptMix:
     Attributes:
         mask: share of objects that start from a mask; the others start from one kind of click per step.
         box, one_point, points, corrected: odds of the kinds of click.
-        imperfect: share of the masks that are spoilt.
+        imperfect: share of the masks that are spoilt, at most one half.
         forced: chance that the true mask of clicked objects is remembered instead of the decoder's.
         extra: further prompts by click per step, of all objects on the first frame, decoded but not remembered.
         revisited: share of the steps in which a later frame is corrected by a click and becomes a prompted frame.
@@ -162,7 +162,7 @@ class ClipModel(SAM2Base):
         outputs: list[Supervised] = []
         # the prompted frame may lie far back, as it does after a while in a stream
         gap = int(rng.integers(1, 60)) if rng.uniform() < 0.4 else 0
-        revisited = int(rng.integers(1, frames)) if mix.revisited > 0 and rng.uniform() < mix.revisited else 0
+        revisited = int(rng.integers(1, frames)) if frames > 1 and 0 < mix.revisited > rng.uniform() else 0
         for frame in range(frames):
             feats = [x[:, rows.clip, frame] for x in levels]
             high_res = [x.permute(1, 2, 0).unflatten(2, s) for x, s in zip(feats[:-1], sizes[:-1])]
@@ -172,7 +172,8 @@ class ClipModel(SAM2Base):
                 outputs.extend(supervised)
             else:
                 only_past = len(memory['cond_frame_outputs']) == 1
-                with self._watched_attention(frame if watch and only_past else 0) as attention:
+                watched = frame if watch and only_past and frame <= self.num_maskmem else 0
+                with self._watched_attention(watched) as attention:
                     pix_feat = self._prepare_memory_conditioned_features(
                         frame_idx=frame + gap,
                         is_init_cond_frame=False,
@@ -180,7 +181,7 @@ class ClipModel(SAM2Base):
                         current_vision_pos_embeds=[positions[:, rows.clip, frame]],
                         feat_sizes=sizes[-1:],
                         output_dict=memory,
-                        num_frames=POINTER_FRAMES,
+                        num_frames=LONG_VIDEO,
                     )
                 decoded = self._decode(pix_feat, high_res)
                 outputs.append(Supervised('track', frame, everyone, decoded, pix_feat, attention))

@@ -57,12 +57,17 @@ class Muon(torch.optim.Optimizer):
         parameter.add_(update.view_as(parameter), alpha=-group['lr'])
 
 
+def is_matching(name: str) -> bool:
+    """Query and key projections of the memory attention, which a stage may train more slowly; not adapters on them."""
+    parts = name.split('.')
+    return parts[0] == 'memory_attention' and parts[-2] in ('q_proj', 'k_proj')
+
+
 def suits_muon(name: str, parameter: nn.Parameter) -> bool:
     """Hidden layers, as opposed to embeddings, first and last layers, depthwise kernels and small projections."""
     if parameter.ndim < 2 or not name.endswith('weight') or min(parameter.shape[0], parameter[0].numel()) < 32:
         return False
     if parameter.ndim == 4 and parameter.shape[1] < 16:
         return False
-    matching = name.startswith('memory_attention') and ('.q_proj.' in name or '.k_proj.' in name)
     heads = ('embed', 'token', 'hypernetworks', 'prediction_head', 'pred_obj_score', 'upscaling', 'stem')
-    return not matching and not any(part in name for part in heads)
+    return not is_matching(name) and not any(part in name for part in heads)

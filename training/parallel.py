@@ -26,7 +26,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter], *values: float) -> list[float]:
-    """Replace every gradient by its mean over the processes; a missing one counts as zero.
+    """Replace every gradient by its mean over the processes.
+
+    A missing one counts as zero, unless it is missing in all of them: then it stays missing, and no optimiser touches
+    the parameter.
 
     Returns:
         the means of ``values``, equal in all processes.
@@ -34,15 +37,13 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter], *value
     if fabric.world_size == 1:
         return list(values)
     owners = list(parameters)
-    for parameter in owners:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in owners if parameter.grad is not None]
-    extra = torch.tensor(values, device=fabric.device, dtype=torch.float32)
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), extra])
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in owners]
+    extra = [*(float(x.grad is not None) for x in owners), *values]
+    flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor(extra, device=fabric.device)])
     reduced = fabric.all_reduce(flat, reduce_op='mean')
     assert isinstance(reduced, torch.Tensor)
-    parts = list(reduced.split([*(gradient.numel() for gradient in gradients), len(values)]))
-    if gradients:
-        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts[:-1], gradients)])
+    parts = list(reduced.split([*(g.numel() for g in gradients), len(owners), len(values)]))
+    held = parts[-2].tolist()
+    for parameter, gradient, part, share in zip(owners, gradients, parts[:-2], held, strict=True):
+        parameter.grad = gradient.copy_(part.view_as(gradient)) if share > 0 else None
     return [float(value) for value in parts[-1]]

@@ -33,7 +33,7 @@ from training.config import Stage, TrainConfig, load_config
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
 from training.matching import calibrate_matching
 from training.model import ClipModel
-from training.muon import Muon, suits_muon
+from training.muon import Muon, is_matching, suits_muon
 from training.objectives import Objective, mask_objective, matching_objective
 from training.parallel import average_gradients, make_fabric
 from training.stream import ClipRequest, ClipStream
@@ -90,6 +90,9 @@ class Trainer:
         run.mkdir(parents=True, exist_ok=True)
         if (run / 'last.pt').is_file():
             self.load(run / 'last.pt')
+        [step] = average_gradients(self.fabric, (), float(self.progress.step))
+        if step != self.progress.step:
+            raise RuntimeError(f'processes begin at different steps: {run} must be a folder that all of them share')
 
     @property
     def stage(self) -> Stage:
@@ -107,7 +110,7 @@ class Trainer:
         for name, parameter in [*self.model.named_parameters(), *self.auxiliary.named_parameters()]:
             if not parameter.requires_grad:
                 continue
-            matching = name.startswith('memory_attention') and ('.q_proj.' in name or '.k_proj.' in name)
+            matching = is_matching(name)
             if self.config.muon > 0 and suits_muon(name, parameter):
                 hidden.append(parameter)
             else:
@@ -153,14 +156,14 @@ class Trainer:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(path, map_location='cpu', weights_only=True)
         self.progress = Progress(**state['progress'])
-        self._resize(self.stage.size if self.progress.stage < len(self.config.stages) else self.model.image_size)
+        self._resize(self.config.stages[min(self.progress.stage, len(self.config.stages) - 1)].size)
         self.model.load_state_dict(state['model'])
         self.auxiliary.load_state_dict(state['auxiliary'])
         for optimiser, saved in zip(self.optimisers, state['optimisers'], strict=True):
             optimiser.load_state_dict(saved)
-        self.average = state['average']
+        self.average = {name: value.to(self.device) for name, value in state['average'].items()}
         log.info('resumed from %s at step %d', path, self.progress.step)
 
     def fraction(self) -> float:
@@ -171,7 +174,7 @@ class Trainer:
         done = progress.stage_seconds / max(1e-9, 60 * stage.minutes)
         if self.deadline is not None and progress.stage == len(self.config.stages) - 1:
             left = max(1.0, self.deadline - time.time())  # processes agree on the end: `train_step` asks them all
-            done = progress.stage_seconds / max(1e-9, progress.stage_seconds + left)
+            done = max(done, progress.stage_seconds / (progress.stage_seconds + left))
         return done
 
     def learning_rate(self) -> float:
@@ -226,11 +229,14 @@ class Trainer:
                 group['lr'] = rate * (stage.matching_pace if group.get('matching') else 1.0)
                 if isinstance(optimiser, Muon):
                     group['lr'] = rate * config.muon
-        if self.adapter is not None and stage.anneal:
+        if self.adapter is not None:
             begin, end = config.adaptation.moga.temperature, config.adaptation.final_temperature
-            self.adapter.set_temperature(begin + (end - begin) * min(1.0, self.fraction()))
+            self.adapter.set_temperature(begin + (end - begin) * (min(1.0, self.fraction()) if stage.anneal else 0.0))
+            torch.manual_seed(self.data_seed * 1_000_003 + self.progress.step)  # of the gates' noise
         loss, means = self._loss(self._batch())
         self.fabric.backward(loss)
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
         seconds = min(time.monotonic() - began, 20.0)  # a longer step was a pause
         parameters = [p for p in (*self.model.parameters(), *self.auxiliary.parameters()) if p.requires_grad]
         seconds, stops = average_gradients(self.fabric, parameters, seconds, float(stop))
@@ -284,6 +290,9 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end of the last stage or to the deadline."""
         leads, progress = self.fabric.is_global_zero, self.progress
+        if not self.advance():
+            log.info('nothing is left to do: the run ended at step %d', progress.step)
+            return
         bank = validation_bank(self.device)
         writer = SummaryWriter(str(self.run / 'tensorboard'), purge_step=progress.step + 1) if leads else None
         steps = [stage.steps for stage in self.config.stages]

@@ -13,7 +13,7 @@ from torch import Tensor
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import render_clips
 from training.losses import hard_iou
-from training.model import POINTER_FRAMES, normalise
+from training.model import LONG_VIDEO, normalise
 from training.prompts import Rows, boxes, choose_objects
 
 VALIDATION_SEED = 900_000_000
@@ -47,7 +47,7 @@ def follow_masks(model: SAM2Base, images: Tensor, clip: Tensor, first_masks: Ten
             point_inputs=None,
             mask_inputs=first_masks[:, None] if frame == 0 else None,
             output_dict=memory,
-            num_frames=POINTER_FRAMES,
+            num_frames=LONG_VIDEO,
         )
         memory['cond_frame_outputs' if frame == 0 else 'non_cond_frame_outputs'][frame] = output
         masks.append(output['pred_masks'][:, 0].float())

@@ -159,7 +159,7 @@ class ResamplingBlur:
     _factor = (1.0, 1.8, 2.6, 3.6, 5.0, 7.0)
 
     def __init__(self, key: int) -> None:
-        self._key = key
+        del key  # nothing about it is random
 
     def __call__(self, frame: Tensor, severity: float, index: int) -> Tensor:
         """See :class:`Effect`."""

@@ -77,7 +77,7 @@ def _stamp(height: int, width: int, places: tuple[Tensor, Tensor], strength: Ten
 class Rain:
     """Streaks in four layers, from near, long and fast to far, short and slow, slanted by the wind; and a haze."""
 
-    _amount = (0.0, 0.6, 1.1, 1.7, 2.4, 3.3)  # streaks per thousand pixels and layer, at 480 lines
+    _amount = (0.0, 0.6, 1.1, 1.7, 2.4, 3.3)  # relative to the streaks that are prepared, ``_most``
     _haze = (0.0, 0.09, 0.16, 0.24, 0.33, 0.43)
     _layers = ((0.16, 0.150, 150), (0.10, 0.105, 120), (0.06, 0.070, 95), (0.035, 0.045, 75))  # length, speed, opacity
     _most = 3.5

@@ -266,7 +266,7 @@ def render_clips(
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
     Args:
-        batch, frames, size: B clips of T frames of ``size`` x ``size`` pixels.
+        batch, frames, size: B clips of T frames of ``size`` x ``size`` pixels, a multiple of 8.
         pace: factor on all speeds; 1 moves objects by some percent of the image per frame.
         scale: factor on the size of all moving objects.
         ease: share of objects with one dominant colour, 0 to 1; it also makes look-alikes and camouflage rarer.

@@ -289,11 +289,15 @@ def save_adapter(path: str | Path, adapter: MogaAdapter, model: str) -> None:
 def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
     """Put the adapter stored in a file of :func:`save_adapter` into ``sam``; on an error ``sam`` is unchanged.
 
+    It must be loaded before a ``Sam2Model`` takes ``sam`` over, which caches and may round its weights.
+
     Raises:
         ModelError: if the file cannot be read, is not an adapter, or was trained for another model or other weights.
     """
     from safetensors import SafetensorError, safe_open
 
+    if any(isinstance(module, MogaLinear) for module in sam.modules()):
+        raise ModelError('the model carries an adapter already: load the model anew to put in another one')
     try:
         with safe_open(str(path), framework='pt') as file:
             metadata = file.metadata() or {}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor, nn
 
-from robust_pvos_ros.tracking.adapters import MogaAdapter
+from robust_pvos_ros.tracking.adapters import MogaAdapter, load_adapter
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention
 from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
 from robust_pvos_ros.tracking.compact import Float32MaskDownSampler
@@ -238,10 +238,9 @@ class Sam2Model:
             )
             memory = memory.flatten(2).transpose(1, 2).to(self.memory_dtype).float()
             keys, values = self.attention.project(memory)
-        return [
-            MemoryFrame(frame_index, *parts)
-            for parts in zip(keys.unbind(), values.unbind(), decoded.pointer.unbind(), strict=True)
-        ]
+        # copies, since a view would keep the whole batch alive as long as any one object remembers it
+        rows = (tuple(x[row].clone() for x in (keys, values, decoded.pointer)) for row in range(len(keys)))
+        return [MemoryFrame(frame_index, *parts) for parts in rows]
 
     def absent_logits(self) -> Tensor:
         """float32 (1, 1, S / 4, S / 4) logits of an object that was never seen."""
@@ -260,8 +259,6 @@ def load_model(config: ModelConfig) -> Sam2Model:
     Raises:
         ModelError: if a name, file, device or precision is wrong; the message says what would be right.
     """
-    from robust_pvos_ros.tracking.adapters import load_adapter
-
     device = resolve_device(config.device)
     precisions = ('auto', 'float32', 'bfloat16')
     if config.precision not in precisions:

@@ -81,8 +81,10 @@ class VideoTracker:
         self.config = config or TrackerConfig()
         if self.config.memory_policy not in MEMORY_POLICIES:
             raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.config.memory_policy!r}')
-        if self.config.max_objects < 1 or self.config.max_conditioning_frames < 1 or self.config.lost_after < 1:
-            raise ValueError('max_objects, max_conditioning_frames and lost_after must be at least 1')
+        if self.config.max_objects < 1 or self.config.lost_after < 1:
+            raise ValueError('max_objects and lost_after must be at least 1')
+        if self.config.max_conditioning_frames < 2:
+            raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
         self._ids = itertools.count(1) if ids is None else ids
         self._table: dict[int, _Object] = {}
         self._frame: _Frame | None = None
@@ -260,7 +262,9 @@ class VideoTracker:
         if prompt.box is None and entry.prompt_frame == frame.index:
             points = torch.cat([entry.points, points], dim=1)
             point_labels = torch.cat([entry.point_labels, point_labels], dim=1)
-        return points[:, -MAX_POINTS:], point_labels[:, -MAX_POINTS:]
+        corners = 2 if bool((point_labels[:, :1] == BOX_LABELS[0]).any()) else 0  # a box stays when old clicks go
+        kept = [*range(corners), *range(max(corners, points.shape[1] - MAX_POINTS), points.shape[1])]
+        return points[:, kept], point_labels[:, kept]
 
     def _model_mask(self, mask: np.ndarray) -> Tensor:
         """bool (H, W) -> float32 (1, 1, S, S) of 0 and 1, as ``SAM2VideoPredictor.add_new_mask``."""
