@@ -52,6 +52,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--prompt', choices=get_args(PromptKind), default='mask', help='how an object is given')
     parser.add_argument('--model', choices=MODEL_NAMES, default='compact')
     parser.add_argument('--checkpoint', default='', help='weights file (default: the shipped compact model)')
+    parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the weights (compact only)')
     parser.add_argument('--adapter', default='', help='adapter file; empty runs stock SAM 2')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32 or bfloat16')
@@ -220,6 +221,7 @@ def describe(options: argparse.Namespace, data: Path) -> dict[str, object]:
         'data': data.name,
         **{name: getattr(options, name) for name in ('prompt', 'scored_frames', 'memory_policy', 'threads', 'device')},
         'precision': options.precision,
+        'image_size': options.image_size,
     }
 
 
@@ -230,6 +232,8 @@ def note_for(options: argparse.Namespace, data: Path, clips: int, available: int
         parts.append('flow only')
     elif options.model != 'compact':
         parts.append(options.model)
+    if options.image_size:
+        parts.append(f'{options.image_size} px')
     if options.memory_policy != TrackerConfig().memory_policy:
         parts.append(f'memory {options.memory_policy}')
     if options.scored_frames != 'interior':
@@ -249,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         sequences = find_sequences(data, options.sequences)
         config = ModelConfig(
-            options.model, options.checkpoint, options.adapter, options.device, options.precision, options.threads
+            options.model, options.checkpoint, options.image_size, options.adapter, options.device, options.precision,
+            options.threads,
         )
         model = None if options.flow_only else load_model(config)
         about = describe(options, data)

@@ -108,7 +108,7 @@ def load_methods(texts: Sequence[str], model: str, checkpoint: str, threads: int
             raise ModelError(f'method {name!r} is given twice: every method needs a name of its own')
         own = file.startswith('weights:')
         weights, adapter = (file.removeprefix('weights:'), '') if own else (checkpoint, file)
-        methods[name] = load_model(ModelConfig(model, weights, adapter, threads=threads))
+        methods[name] = load_model(ModelConfig(model, weights, adapter=adapter, threads=threads))
     return methods
 
 

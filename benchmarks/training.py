@@ -49,7 +49,8 @@ def median_seconds(action: Callable[[int], object], rounds: int, device: torch.d
 
 def measure(trainer: Trainer, number: int, steps: int) -> Speed:
     """Speed of stage ``number``."""
-    trainer.progress.stage, trainer.progress.stage_step = number, 1  # 0 would calibrate the memory attention
+    progress = trainer.progress
+    progress.stage, progress.stage_step, progress.step = number, 1, 1  # 0 would calibrate the memory attention
     stage, device = trainer.stage, trainer.device
     bank = trainer.stream.bank(0)
 

@@ -82,6 +82,7 @@ class Configuration:
 
 LIMITS: dict[str, tuple[int, int]] = {
     'threads': (0, 256),
+    'image_size': (0, 1024),
     'max_objects': (1, 64),
     'max_conditioning_frames': (2, 16),
     'lost_after': (1, 100_000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,8 @@ from robust_pvos_ros.tracking.checkpoints import (
     shipped_weights,
 )
 from robust_pvos_ros.tracking.model import load_model
-from robust_pvos_ros.tracking.types import ModelConfig, ModelError
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import ModelConfig, ModelError, Prompt
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +116,28 @@ def test_devices_that_do_not_exist_are_refused(name: str) -> None:
         resolve_device(name)
 
 
-@pytest.mark.parametrize('fields', [{'precision': 'float16'}, {'threads': -1}, {'adapter': 'missing.safetensors'}])
+def test_the_compact_model_runs_at_other_sizes() -> None:
+    model = load_model(ModelConfig(image_size=320, device='cpu', threads=1))
+    tracker = VideoTracker(model)
+    frame = np.full((120, 160, 3), 90, np.uint8)
+    frame[40:80, 50:100] = 220, 40, 40
+    for index in range(3):
+        result = tracker.step(frame, index, [Prompt(box=[50, 40, 100, 80])] if index == 0 else ())
+    assert result.mask_logits.shape == (1, 80, 80)
+    assert (result.mask(1) & (frame[..., 0] == 220)).sum() > 0.7 * (result.mask(1) | (frame[..., 0] == 220)).sum()
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'precision': 'float16'},
+        {'threads': -1},
+        {'adapter': 'missing.safetensors'},
+        {'image_size': 300},
+        {'image_size': 64},
+        {'model': 'sam2.1_tiny', 'checkpoint': 'x.pt', 'image_size': 512},
+    ],
+)
 def test_bad_model_configurations_are_refused(fields: dict) -> None:
     with pytest.raises(ModelError):
         load_model(ModelConfig(**fields))

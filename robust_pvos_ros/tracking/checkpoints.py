@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -52,20 +53,23 @@ def shipped_weights() -> Path:
     return Path(str(resources.files('robust_pvos_ros.tracking') / 'weights' / 'compact.safetensors'))
 
 
-def build_sam(model: str, checkpoint: str = '') -> SAM2Base:
+def build_sam(model: str, checkpoint: str = '', image_size: int = 0) -> SAM2Base:
     """A network in evaluation mode on the CPU with the weights of ``checkpoint``.
 
     Args:
         model: one of ``MODEL_NAMES``.
         checkpoint: weights file; empty takes the shipped one (``compact`` only).
+        image_size: of the input, pixels (``compact`` only); 0 takes that of the weights.
 
     Raises:
-        ModelError: if the name is unknown or the file is missing, unreadable or of another model.
+        ModelError: if the name is unknown, the file is missing, unreadable or of another model, or the size is wrong.
     """
     if model == 'compact':
-        return _load_compact(Path(checkpoint) if checkpoint else shipped_weights())
+        return _load_compact(Path(checkpoint) if checkpoint else shipped_weights(), image_size)
     if model not in OFFICIAL_CONFIGS:
         raise ModelError(f'model must be one of {", ".join(MODEL_NAMES)}, got {model!r}')
+    if image_size:
+        raise ModelError(f'image_size must be 0 for model {model!r}, whose size is fixed, got {image_size}')
     if not checkpoint:
         raise ModelError(f'model {model!r} needs the parameter checkpoint: the path of the official {model} .pt file')
     return _load_official(model, Path(checkpoint))
@@ -105,8 +109,13 @@ def read_compact(path: Path) -> tuple[CompactConfig, dict[str, Tensor]]:
         raise ModelError(f'weights file {path} has an unreadable configuration: {error}') from error
 
 
-def _load_compact(path: Path) -> SAM2Base:
+def _load_compact(path: Path, image_size: int = 0) -> SAM2Base:
     config, tensors = read_compact(path)
+    if image_size:
+        step = 32 if config.trunk == 'conv' else 128
+        if image_size % step or not 128 <= image_size <= 1024:
+            raise ModelError(f'image_size must be 0 or a multiple of {step} from 128 to 1024, got {image_size}')
+        config = replace(config, image_size=image_size)
     sam = build_compact(config)
     _load_state(sam, tensors, path, 'compact')
     return sam

@@ -271,7 +271,7 @@ def load_model(config: ModelConfig) -> Sam2Model:
     if config.threads or device.type == 'cpu':
         # A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
         torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
-    sam = build_sam(config.model, config.checkpoint)
+    sam = build_sam(config.model, config.checkpoint, config.image_size)
     adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
     sam = sam.to(device).eval().requires_grad_(False)
     return Sam2Model(sam, config.model, adapter, precision)

@@ -210,6 +210,8 @@ class ModelConfig:
     Attributes:
         model: ``compact`` (shipped), or ``sam2.1_tiny``, ``sam2.1_small``, ``sam2.1_base_plus``, ``sam2.1_large``.
         checkpoint: path of the weights; empty takes the shipped file (``compact`` only).
+        image_size: side of the square that the network sees, pixels, a multiple of 32; 0 takes that of the weights, the
+            only one for SAM 2.1.  A larger one sees smaller things and takes longer.
         adapter: path of an adapter file (safetensors); empty runs stock SAM 2.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies it natively.
@@ -218,6 +220,7 @@ class ModelConfig:
 
     model: str = 'compact'
     checkpoint: str = ''
+    image_size: int = 0
     adapter: str = ''
     device: str = 'auto'
     precision: str = 'auto'
