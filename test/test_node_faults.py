@@ -207,6 +207,7 @@ def test_a_changed_resolution_is_followed(harness):
 
 
 def test_an_unexpected_failure_costs_one_frame_and_is_reported(harness, monkeypatch):
+    harness.frame()
     camera = harness.node.cameras['camera']
     failed = harness.counts()['failed']
 
@@ -216,11 +217,11 @@ def test_an_unexpected_failure_costs_one_frame_and_is_reported(harness, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(camera.tracker, 'step', broken)
         patch.setattr(camera.tracker, 'apply', broken)
+        harness.diagnostics.clear()  # before the failure: the next report, which may come at any moment, tells of it
         harness.publish_next()
         wait_until(lambda: harness.counts()['failed'] == failed + 1, 'the failure to be counted')
         reply = harness.call('add_object', prompt=mask_prompt())
         assert not reply.success and 'on fire' in reply.message
-        harness.diagnostics.clear()
     text = wait_until(lambda: [s for d in harness.diagnostics for s in d.status if 'on fire' in s.message], 'report')
     assert text[0].level == b'\x02'
     harness.frame()
