@@ -20,7 +20,7 @@ LONG_VIDEO = 64
 
 
 class PlainModel(Sam2Model):
-    """A ``Sam2Model`` that gives the bits of ``SAM2VideoPredictor``, so that a tracker is judged by its logic alone.
+    """A ``Sam2Model`` that takes the steps of ``SAM2VideoPredictor``, so that a tracker is judged by its logic alone.
 
     A ``MemoryFrame`` of it holds the stored features as ``keys`` and their position encoding as ``values``.
     """
