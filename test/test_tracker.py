@@ -255,6 +255,25 @@ def test_memory_of_an_object_is_bounded(model: Sam2Model, policy: str) -> None:
     assert max(sizes[40:]) <= max(sizes[:40])
 
 
+def test_the_box_of_a_prompt_outlives_old_clicks(model: Sam2Model) -> None:
+    tracker = VideoTracker(model)
+    tracker.step(noise(1)[0], 0)
+    clicks = np.column_stack([np.arange(64), np.arange(64)])
+    entry = tracker._new_object('')
+    full = Prompt(box=[10, 10, 60, 60], points=clicks, point_labels=np.ones(64, np.int32))
+    entry.points, entry.point_labels = tracker._model_points(entry, full)
+    assert entry.point_labels[0].tolist() == [2, 3] + [1] * 64
+    entry.prompt_frame = tracker._current().index
+    points, labels = tracker._model_points(entry, Prompt(object_id=1, points=[[99, 99]], point_labels=[0]))
+    assert labels[0].tolist() == [2, 3] + [1] * 63 + [0]
+    assert torch.equal(points[0, 2], entry.points[0, 3]), 'the oldest click went'
+
+
+def test_one_conditioning_frame_is_too_few(model: Sam2Model) -> None:
+    with pytest.raises(ValueError, match='at least 2'):
+        VideoTracker(model, TrackerConfig(max_conditioning_frames=1))
+
+
 def test_refinement_sticks_when_it_clears_the_recent_memory(model: Sam2Model) -> None:
     tracker = VideoTracker(model)
     for index, frame in enumerate(noise(10)):

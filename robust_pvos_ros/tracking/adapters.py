@@ -216,6 +216,11 @@ def pointers_in(memory: Tensor, num_obj_ptr_tokens: int, dim: int) -> Tensor:
     return tokens.reshape(-1, split, batch, mem_dim).permute(2, 0, 1, 3).reshape(batch, -1, dim)
 
 
+def _refuse_second(sam: nn.Module) -> None:
+    if any(isinstance(module, MogaLinear) for module in sam.modules()):
+        raise ModelError('the model carries an adapter already: load the model anew to put in another one')
+
+
 def inject(sam: SAM2Base, config: MogaConfig) -> MogaAdapter:
     """Put MoGA into the memory attention of ``sam``, in place.
 
@@ -224,14 +229,13 @@ def inject(sam: SAM2Base, config: MogaConfig) -> MogaAdapter:
     Raises:
         ModelError: if the model carries an adapter already.
     """
+    _refuse_second(sam)
     adapter = MogaAdapter(sam, config)
     reference = next(sam.memory_attention.parameters())
     for index, layer in enumerate(sam.memory_attention.layers):
         for name in config.placement:
             owner = getattr(layer, PLACEMENTS[name][0])
             base = getattr(owner, PLACEMENTS[name][1])
-            if isinstance(base, MogaLinear):
-                raise ModelError('the model carries an adapter already: load the model anew to put in another one')
             moga = MogaLinear(base, sam.hidden_dim, config).to(reference.device, reference.dtype)
             moga.train(sam.training)
             setattr(owner, PLACEMENTS[name][1], moga)
@@ -296,8 +300,7 @@ def load_adapter(path: str | Path, sam: SAM2Base, model: str) -> MogaAdapter:
     """
     from safetensors import SafetensorError, safe_open
 
-    if any(isinstance(module, MogaLinear) for module in sam.modules()):
-        raise ModelError('the model carries an adapter already: load the model anew to put in another one')
+    _refuse_second(sam)
     try:
         with safe_open(str(path), framework='pt') as file:
             metadata = file.metadata() or {}

@@ -27,7 +27,8 @@ class CompactConfig:
     """Sizes of a compact model.
 
     Attributes:
-        image_size: side of the square input in pixels, a multiple of 128 (windows tile every stage without padding).
+        image_size: side of the square input in pixels, a multiple of 32, with Hiera of 128 (windows tile every
+            stage without padding).
         trunk: ``conv`` or ``hiera``.
         widths, depths: of the convolutional trunk: channels and residual blocks per stage (strides 4, 8, 16, 32).
         embed_dim: channels of Hiera's first stage; doubles with every stage.
