@@ -34,8 +34,9 @@ def _trainer(run: Path, steps: int = 20, **adaptation: object) -> Trainer:
         frames=3, clips=2, objects=2, steps=steps, lr=5e-3, passes=4, window=2, corrupted=0.8, anneal=True, size=128
     )
     config = TrainConfig(
-        device='cpu', threads=1, bfloat16=False, muon=0.0, warmup=2, bank=6, bank_size=48, model=TINY, stages=[stage],
-        losses=LossWeights(), ema=0.9, adaptation=Adaptation(trains='adapter', moga=MogaConfig(rank=8), **adaptation),
+        device='cpu', threads=1, bfloat16=False, muon=0.0, warmup=2, bank=6, bank_size=48, actors=2, model=TINY,
+        stages=[stage], losses=LossWeights(), ema=0.9,
+        adaptation=Adaptation(trains='adapter', moga=MogaConfig(rank=8), **adaptation),
     )  # fmt: skip
     return Trainer(config, run)
 

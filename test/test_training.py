@@ -125,7 +125,8 @@ def _trainer(run: Path, steps: int = 4, **options: object) -> Trainer:
     ]
     options.setdefault('losses', LossWeights(auxiliary=0.5, correspondence=0.1))
     config = TrainConfig(
-        threads=1, bfloat16=False, warmup=1, bank=6, bank_size=48, bank_every=3, model=TINY, stages=stages, **options
+        threads=1, bfloat16=False, warmup=1, bank=6, bank_size=48, actors=2, bank_every=3, model=TINY, stages=stages,
+        **options,
     )
     return Trainer(config, run)
 
@@ -154,7 +155,7 @@ def test_a_run_cut_in_two_equals_an_uncut_one(tmp_path: Path) -> None:
 def test_the_command_trains_in_two_processes_stops_and_goes_on(tmp_path: Path) -> None:
     config = {
         'device': 'cpu', 'devices': 2, 'threads': 1, 'bfloat16': False, 'log_steps': 2, 'validate_clips': 4,
-        'bank': 6, 'bank_size': 48, 'model': asdict(TINY),
+        'bank': 6, 'bank_size': 48, 'actors': 2, 'model': asdict(TINY),
         'stages': [{'name': 'a', 'frames': 2, 'clips': 1, 'objects': 1, 'steps': 60}],
     }  # fmt: skip
     file, run = tmp_path / 'config.yaml', tmp_path / 'run'

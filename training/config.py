@@ -80,7 +80,8 @@ class TrainConfig:
         bfloat16: compute in bfloat16 where autocast finds it safe.
         muon: learning rate of Muon for hidden layers as a multiple of AdamW's; 0 gives all weights to AdamW.
         weight_decay, warmup, clip_norm, ema: decay, steps of warm-up, largest gradient norm, factor of the average.
-        bank, bank_size, bank_every: textures, their side in pixels, and renderings between two sets of them.
+        bank, bank_size, actors, bank_every: textures, their side in pixels, drawn people, animals and cars, and
+            renderings between two sets of all these.
         photographs: take some textures from the sample photographs of installed packages.
         data, max_stride: recorded clips, and the largest step between their frames.
         log_steps: steps whose means make one line of the log.
@@ -100,8 +101,9 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema: float = 0.998
     bank: int = 160
-    bank_size: int = 160
-    bank_every: int = 400
+    bank_size: int = 192
+    actors: int = 48
+    bank_every: int = 150
     photographs: bool = True
     log_steps: int = 50
     checkpoint_seconds: float = 120.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,14 +37,21 @@ class ClipStream:
     Args:
         seed: of the run and the rank.
         bank, bank_size: textures of a bank and their side, pixels; bank_every: renderings between two banks.
+        photographs, actors: see ``make_bank``.
     """
 
     def __init__(
-        self, seed: int, device: torch.device, bank: int, bank_size: int, bank_every: int, photographs: bool
+        self,
+        seed: int,
+        device: torch.device,
+        bank: int,
+        bank_size: int,
+        bank_every: int,
+        photographs: bool,
+        actors: int = 0,
     ) -> None:
-        self._seed, self._device = seed, device
-        self._bank_options = bank, bank_size
-        self._bank_every, self._photographs = bank_every, photographs
+        self._seed, self._bank_every = seed, bank_every
+        self._make_bank = partial(make_bank, bank, bank_size, device=device, photographs=photographs, actors=actors)
         self._banks: OrderedDict[int, TextureBank] = OrderedDict()
         self._rendered: OrderedDict[tuple[int, ClipRequest], Clips] = OrderedDict()
 
@@ -52,7 +60,7 @@ class ClipStream:
         index = rendering // self._bank_every
         if index not in self._banks:
             seed = self._seed * 100_003 + index
-            self._banks[index] = make_bank(*self._bank_options, seed, self._device, self._photographs)
+            self._banks[index] = self._make_bank(seed=seed)
             while len(self._banks) > 2:
                 self._banks.popitem(last=False)
         return self._banks[index]

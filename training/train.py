@@ -77,7 +77,8 @@ class Trainer:
         self.stop_wanted = False
         self.data_seed = config.seed * self.fabric.world_size + self.fabric.global_rank
         self.stream = ClipStream(
-            self.data_seed, self.device, config.bank, config.bank_size, config.bank_every, config.photographs
+            self.data_seed, self.device, config.bank, config.bank_size, config.bank_every, config.photographs,
+            config.actors,
         )
         self.videos = [v for data in config.data for v in find_videos(data.root, data.layout, data.split)]
         self.model = self._build(config.stages[0].size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -54,9 +55,10 @@ def follow_masks(model: SAM2Base, images: Tensor, clip: Tensor, first_masks: Ten
     return torch.stack(masks, 1)
 
 
+@lru_cache(maxsize=1)
 def validation_bank(device: str | torch.device = 'cpu') -> TextureBank:
-    """The textures of the held-out clips."""
-    return make_bank(64, 160, VALIDATION_SEED, device)
+    """The textures and actors of the held-out clips."""
+    return make_bank(64, 192, VALIDATION_SEED, device, actors=32)
 
 
 @torch.no_grad()

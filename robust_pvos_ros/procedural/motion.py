@@ -19,6 +19,7 @@ class Motion:
         clock: float (B, T) time, 0 at the first frame; one unit is one frame at ordinary speed.
         position: float (B, N, T, 2) object centres in the image.
         scale: float (B, N, T) half side of the object canvas, image coordinates.
+        stretch: float (B, N, T) width over height of the canvas, which changes as something turns away.
         angle: float (B, N, T) radians.
         camera: float (B, T, 2, 3) maps image coordinates to background coordinates.
     """
@@ -26,6 +27,7 @@ class Motion:
     clock: np.ndarray
     position: np.ndarray
     scale: np.ndarray
+    stretch: np.ndarray
     angle: np.ndarray
     camera: np.ndarray
 
@@ -63,8 +65,9 @@ def random_motion(rng: np.random.Generator, batch: int, count: int, frames: int,
     away = away * (1 - np.cos(2 * math.pi * np.arange(frames) / period))
     path = path + np.stack([np.cos(heading) * away, np.sin(heading) * away], 2)
 
-    scale = np.exp(rng.uniform(math.log(0.2), math.log(0.95), (*shape, 1)))
+    scale = np.exp(rng.uniform(math.log(0.14), math.log(0.95), (*shape, 1)))
     scale = scale * np.exp(_wander(rng, clock, 0.12 * np.abs(rng.standard_normal((*shape, 1)))))
+    stretch = np.exp(_wander(rng, clock, 0.1 * np.abs(rng.standard_normal((*shape, 1)))).clip(-0.7, 0.7))
     turns = np.abs(rng.standard_normal((*shape, 1))) * (0.05 + 0.5 * _some(rng, (*shape, 1), 0.25))
     angle = rng.standard_normal((*shape, 1)) * (0.15 + _some(rng, (*shape, 1), 0.3)) + _wander(rng, clock, turns)
     angle = angle + rng.standard_normal((*shape, 1)) * 0.15 * _some(rng, (*shape, 1), 0.2) * clock[:, None]
@@ -88,4 +91,4 @@ def random_motion(rng: np.random.Generator, batch: int, count: int, frames: int,
     cos, sin = np.cos(roll) / zoom, np.sin(roll) / zoom
     camera[..., 0, 0], camera[..., 0, 1], camera[..., 1, 0], camera[..., 1, 1] = cos, sin, -sin, cos
     camera[..., 2] = -np.moveaxis(pan, 1, -1)
-    return Motion(clock, position, scale * zoom[:, None], angle + roll[:, None], camera)
+    return Motion(clock, position, scale * zoom[:, None], stretch, angle + roll[:, None], camera)

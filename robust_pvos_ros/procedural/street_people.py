@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robust_pvos_ros.procedural.cones import ConeCanvas, Joint, Part, turn
 from robust_pvos_ros.procedural.street_draw import Colour, Sprite, fractal_noise, mix, premultiply, shrink
 
 SUPERSAMPLE = 2
@@ -40,20 +41,6 @@ class Look:
     long_hair: bool = False
     umbrella: Colour | None = None
     backpack: Colour | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A rounded cone between two joints."""
-
-    start: tuple[float, float, float]
-    end: tuple[float, float, float]
-    start_radius: float
-    end_radius: float
-    colour: Colour
-
-
-Joint = tuple[float, float, float]
 
 
 def _swing(joint: Joint, length: float, angle: float) -> Joint:
@@ -98,7 +85,7 @@ def _arm(phase: float, side: float, shoulder_height: float, look: Look) -> list[
     ]
 
 
-def _body(look: Look, phase: float) -> list[Part]:
+def walking_body(look: Look, phase: float) -> list[Part]:
     """All parts of a person at a gait phase in [0, 2 pi), standing on y = 0."""
     legs, lowest = [], 0.0
     for side, offset in ((1.0, 0.0), (-1.0, np.pi)):
@@ -139,72 +126,21 @@ def _body(look: Look, phase: float) -> list[Part]:
     return parts
 
 
-def _turn(point: Joint, yaw: float) -> np.ndarray:
-    """Body point -> (screen x, y, towards the viewer); yaw 0 walks to the right, pi/2 towards the viewer."""
-    x, y, z = point
-    cosine, sine = np.cos(yaw), np.sin(yaw)
-    return np.array([x * cosine + z * sine, y, x * sine - z * cosine])
-
-
-class _Canvas:
-    """Depth buffer with normals and colours."""
-
-    def __init__(self, width: int, height: int, left: float, top: float, scale: float) -> None:
-        self.left, self.top, self.scale = left, top, scale
-        self.depth = np.full((height, width), -np.inf, np.float32)
-        self.normal = np.zeros((height, width, 3), np.float32)
-        self.colour = np.zeros((height, width, 3), np.float32)
-
-    def grid(self, low: np.ndarray, high: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-        """Pixels whose centres lie in the metric box [low, high] and their x and y in metres."""
-        height, width = self.depth.shape
-        c0, c1 = ((np.array([low[0], high[0]]) - self.left) * self.scale).astype(int).tolist()
-        r0, r1 = ((self.top - np.array([high[1], low[1]])) * self.scale).astype(int).tolist()
-        rows, columns = slice(max(r0, 0), min(r1 + 2, height)), slice(max(c0, 0), min(c1 + 2, width))
-        x = self.left + (np.arange(columns.start, columns.stop, dtype=np.float32) + 0.5) / self.scale
-        y = self.top - (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) / self.scale
-        return (rows, columns), x[None, :], y[:, None]
-
-    def store(self, where: tuple[slice, slice], depth: np.ndarray, normal: np.ndarray, colour: Colour) -> None:
-        """Keep what lies in front of the buffer."""
-        nearer = depth > self.depth[where]
-        self.depth[where][nearer] = depth[nearer]
-        self.normal[where][nearer] = normal[nearer]
-        self.colour[where][nearer] = colour
-
-    def cone(self, part: Part, yaw: float, zoom: float) -> None:
-        """Draw a rounded cone as spheres' envelope: the radius varies linearly along the projected axis."""
-        a, b = _turn(part.start, yaw) * zoom, _turn(part.end, yaw) * zoom
-        ra, rb = part.start_radius * zoom, part.end_radius * zoom
-        radius = max(ra, rb)
-        where, x, y = self.grid(np.minimum(a, b) - radius, np.maximum(a, b) + radius)
-        axis = (b - a)[:2]
-        length = float(axis @ axis) + 1e-6
-        along = np.clip(((x - a[0]) * axis[0] + (y - a[1]) * axis[1]) / length, 0, 1)
-        if length < (0.3 * radius) ** 2:  # seen end on: the nearer sphere
-            along = np.full_like(along, float(b[2] + rb > a[2] + ra))
-        r = ra + (rb - ra) * along
-        dx, dy = x - a[0] - axis[0] * along, y - a[1] - axis[1] * along
-        inside = r * r - dx * dx - dy * dy
-        dz = np.sqrt(np.maximum(inside, 0))
-        depth = np.where(inside > 0, a[2] + (b[2] - a[2]) * along + dz, -np.inf)
-        self.store(where, depth, np.stack([dx / r, dy / r, dz / r], -1), part.colour)
-
-    def canopy(self, centre: Joint, radius: float, colour: Colour, yaw: float, zoom: float) -> None:
-        """Draw an open umbrella: the upper part of a flat ellipsoid with eight panels."""
-        middle = _turn(centre, yaw) * zoom
-        radius *= zoom
-        rise = 0.42 * radius
-        where, x, y = self.grid(middle - np.array([radius, 0.02, 0]), middle + np.array([radius, rise, 0]))
-        u, v = (x - middle[0]) / radius, (y - middle[1]) / rise
-        scallop = 0.07 * np.abs(np.sin(4 * np.arcsin(np.clip(u, -1, 1))))
-        inside = 1 - u * u - v * v
-        w = np.sqrt(np.maximum(inside, 0))
-        normal = np.stack([u + 0 * v, v / 0.6 + 0 * u, w], -1)
-        normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
-        rib = np.abs(np.sin(4 * np.arctan2(u + 0 * v, w + 1e-6)))
-        depth = np.where((inside > 0) & (v > scallop), middle[2] + radius * w, -np.inf)
-        self.store(where, depth, normal * (0.8 + 0.2 * np.minimum(rib * 4, 1))[..., None], colour)
+def _draw_canopy(canvas: ConeCanvas, centre: Joint, radius: float, colour: Colour, yaw: float, zoom: float) -> None:
+    """Draw an open umbrella: the upper part of a flat ellipsoid with eight panels."""
+    middle = turn(centre, yaw) * zoom
+    radius *= zoom
+    rise = 0.42 * radius
+    where, x, y = canvas.grid(middle - np.array([radius, 0.02, 0]), middle + np.array([radius, rise, 0]))
+    u, v = (x - middle[0]) / radius, (y - middle[1]) / rise
+    scallop = 0.07 * np.abs(np.sin(4 * np.arcsin(np.clip(u, -1, 1))))
+    inside = 1 - u * u - v * v
+    w = np.sqrt(np.maximum(inside, 0))
+    normal = np.stack([u + 0 * v, v / 0.6 + 0 * u, w], -1)
+    normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
+    rib = np.abs(np.sin(4 * np.arctan2(u + 0 * v, w + 1e-6)))
+    depth = np.where((inside > 0) & (v > scallop), middle[2] + radius * w, -np.inf)
+    canvas.store(where, depth, normal * (0.8 + 0.2 * np.minimum(rib * 4, 1))[..., None], colour)
 
 
 def render_walker(look: Look, phase: float, yaw: float, pixels_per_metre: float, seed: int = 0) -> Sprite:
@@ -225,11 +161,12 @@ def render_walker(look: Look, phase: float, yaw: float, pixels_per_metre: float,
     tall = (2.45 if look.umbrella is not None else 1.85) * zoom
     scale = pixels_per_metre * SUPERSAMPLE
     width, height = 2 * int(reach * pixels_per_metre), int((tall + 0.06) * pixels_per_metre)
-    canvas = _Canvas(width * SUPERSAMPLE, height * SUPERSAMPLE, -width / 2 / pixels_per_metre, tall, scale)
-    for part in _body(look, phase):
+    canvas = ConeCanvas(width * SUPERSAMPLE, height * SUPERSAMPLE, -width / 2 / pixels_per_metre, tall, scale)
+    for part in walking_body(look, phase):
         canvas.cone(part, yaw, zoom)
     if look.umbrella is not None:
-        canvas.canopy((_UMBRELLA_TOP[0], _UMBRELLA_TOP[1] - 0.2, _UMBRELLA_TOP[2]), 0.6, look.umbrella, yaw, zoom)
+        handle = (_UMBRELLA_TOP[0], _UMBRELLA_TOP[1] - 0.2, _UMBRELLA_TOP[2])
+        _draw_canopy(canvas, handle, 0.6, look.umbrella, yaw, zoom)
     drawn = np.isfinite(canvas.depth)
     folds = fractal_noise(np.random.default_rng(seed), drawn.shape[0], drawn.shape[1], 0.09 * scale, octaves=3)
     light = 0.46 + 0.66 * np.maximum(canvas.normal @ _LIGHT, 0) + 0.1 * canvas.normal[..., 1]

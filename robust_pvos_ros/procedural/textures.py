@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robust_pvos_ros.procedural.actors import draw_actors
+
 # Photographs only: scans of text, masks and microscopy have unnatural statistics.
 _PHOTOGRAPHS = {
     'skimage': ('data', ('astronaut.png', 'brick.png', 'camera.png', 'chelsea.png', 'coffee.png', 'coins.png',
@@ -32,9 +34,11 @@ class TextureBank:
 
     Attributes:
         images: float32 (K, 3, R, R), RGB in [0, 1].
+        actors: uint8 (A, P, 4, S, S), see :func:`robust_pvos_ros.procedural.actors.draw_actors`; A may be 0.
     """
 
     images: Tensor
+    actors: Tensor
 
     @cached_property
     def small(self) -> Tensor:
@@ -171,9 +175,14 @@ _WEIGHTS = np.array([0.22, 0.26, 0.1, 0.16, 0.14, 0.12])
 
 
 def make_bank(
-    count: int, size: int = 160, seed: int = 0, device: str | torch.device = 'cpu', photographs: bool = True
+    count: int,
+    size: int = 160,
+    seed: int = 0,
+    device: str | torch.device = 'cpu',
+    photographs: bool = True,
+    actors: int = 0,
 ) -> TextureBank:
-    """``count`` textures of ``size`` x ``size`` pixels, deterministic from ``seed``.
+    """``count`` textures of ``size`` x ``size`` pixels and so many ``actors``, deterministic from ``seed``.
 
     About four in ten are crops of photographs where the sample packages are installed and ``photographs`` is true.
     """
@@ -185,4 +194,6 @@ def make_bank(
             images[index] = _photograph(rng, size)
         else:
             images[index] = _SYNTHETIC[int(rng.choice(len(_SYNTHETIC), p=_WEIGHTS))](rng, size)
-    return TextureBank(torch.from_numpy(images.clip(0, 1)).to(device))
+    images.clip(0, 1, out=images)
+    drawn = draw_actors(np.random.default_rng([seed, 1]), actors, images)
+    return TextureBank(torch.from_numpy(images).to(device), torch.from_numpy(drawn).to(device))
