@@ -2,7 +2,7 @@
 
     python -m benchmarks.clips OUT.png [--weights WEIGHTS.safetensors]
 
-White outlines are the truth; tints are the labels or, with ``--weights``, masks tracked from those of the first frame.
+White outlines are the truth; with ``--weights``, tints are masks tracked from those of the first frame.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def main() -> None:
     parser.add_argument('--weights', type=Path, default=None, help='compact weights to track with')
     parser.add_argument('--clips', type=int, default=6)
     parser.add_argument('--frames', type=int, default=8)
-    parser.add_argument('--size', type=int, default=256, help='pixels')
+    parser.add_argument('--size', type=int, default=320, help='pixels')
     parser.add_argument('--seed', type=int, default=VALIDATION_SEED, help='of the clips (default: held-out ones)')
     options = parser.parse_args()
-    clips = render_clips(options.clips, options.frames, options.size, options.seed, validation_bank(), scale=1.4)
+    clips = render_clips(options.clips, options.frames, options.size, options.seed, validation_bank())
     truth = clips.ids.numpy().astype(int)
-    shown, titles = truth, [f'clip {i}' for i in range(options.clips)]
+    shown, titles = np.zeros_like(truth), [f'clip {i}' for i in range(options.clips)]
     if options.weights is not None:
         shown, means = tracked_ids(clips, options.weights)
         titles = [f'{title}: J {mean:.2f}' for title, mean in zip(titles, means)]

@@ -316,7 +316,7 @@ def test_held_out_scores_see_better_prompts_and_masks(tmp_path: Path) -> None:
 def test_export_round_trip(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path)
     trainer.train_step()
-    trainer.progress.validation.append([1, 2, 256, 0.5, 0.25, 0.75])
+    trainer.progress.validation.append([1, 2, trainer.stage.size, 0.5, 0.25, 0.75])
     trainer.save()
     target = tmp_path / 'weights' / 'compact.safetensors'
     export(tmp_path / 'last.pt', target)
@@ -325,7 +325,7 @@ def test_export_round_trip(tmp_path: Path) -> None:
     assert metadata['format'] == 'robust_pvos_compact'
     fields = json.loads(metadata['config'])
     config = CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    assert config.image_size == 256 and config.dim == TINY.dim
+    assert config.image_size == trainer.stage.size and config.dim == TINY.dim
     assert json.loads(metadata['training']) == {
         'steps': 1, 'seconds': 0, 'seeds': [0], 'stage': 'a',
         'validation_j': {'track': 0.5, 'point': 0.25, 'box': 0.75},

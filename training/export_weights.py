@@ -24,11 +24,12 @@ FORMAT = 'robust_pvos_compact'
 
 
 def export(
-    checkpoints: str | Path | Sequence[str | Path], output: str | Path, image_size: int = 256, weights: str = 'average'
+    checkpoints: str | Path | Sequence[str | Path], output: str | Path, image_size: int = 0, weights: str = 'average'
 ) -> dict[str, str]:
     """Export one checkpoint of :mod:`training.train`, or the mean of several, to ``output`` in float16.
 
     Args:
+        image_size: that the weights run at unless told otherwise, pixels; 0 takes that of the stage they ended in.
         weights: ``average`` takes the running average of the weights, ``model`` those of the last step.
 
     Returns:
@@ -44,6 +45,9 @@ def export(
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in state['config']['model'].items()
     }
+    progress, stages = state['progress'], state['config']['stages']
+    stage = stages[min(progress['stage'], len(stages) - 1)]
+    image_size = image_size or stage['size']
     config = CompactConfig(**{**fields, 'image_size': image_size})
     model = build_compact(config)
     mean = {name: torch.stack([s[weights][name].float() for s in states]).mean(0) for name in state[weights]}
@@ -57,13 +61,12 @@ def export(
     unfit = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if unfit:
         raise ValueError(f'weights that are not finite in float16: {", ".join(unfit)}')
-    progress, stages = state['progress'], state['config']['stages']
     scores = [entry for entry in progress['validation'] if entry[2] == image_size]
     training = {
         'steps': progress['step'],
         'seconds': round(progress['seconds']),
         'seeds': [s['config']['seed'] for s in states],
-        'stage': stages[progress['stage']]['name'] if progress['stage'] < len(stages) else 'complete',
+        'stage': stage['name'] if progress['stage'] < len(stages) else 'complete',
         'validation_j': dict(zip(HeldOutScore._fields, scores[-1][3:])) if scores else None,
     }
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)), 'training': json.dumps(training)}
@@ -81,9 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoints', type=Path, nargs='+')
     parser.add_argument('output', type=Path)
+    parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the last stage')
     parser.add_argument('--weights', choices=('average', 'model'), default='average')
     arguments = parser.parse_args()
-    metadata = export(arguments.checkpoints, arguments.output, weights=arguments.weights)
+    metadata = export(arguments.checkpoints, arguments.output, arguments.image_size, arguments.weights)
     print(json.dumps(metadata, indent=2))
 
 
