@@ -116,7 +116,8 @@ def test_corrupted_clips() -> None:
 
 def test_shipped_configurations_load() -> None:
     folder = Path(__file__).parents[1] / 'training' / 'configs'
-    configs = {path.stem: load_config(path) for path in folder.glob('*.yaml')}
+    data = ['data=[{root: /data/MOSE}]']
+    configs = {path.stem: load_config(path, data) for path in folder.glob('*.yaml')}
     assert configs['moga_compact'].adaptation.trains == 'adapter'
     assert configs['compact'].adaptation.trains == 'model'
     lora = load_config(folder / 'moga_compact.yaml', ['adaptation.moga.conditioning=none', 'adaptation.moga.rank=32'])

@@ -30,6 +30,7 @@ from training.losses import LossWeights, dice_loss, focal_loss, frame_loss, hard
 from training.matching import attention_inputs, calibrate_matching, canonical_projections
 from training.model import ClipModel, PromptMix
 from training.prompts import Rows, boxes, choose_objects, correction, points, spoil
+from training.start import CompactClipModel
 from training.train import Trainer
 from training.validate import VALIDATION_SEED, follow_masks, innermost_points, region_similarity
 
@@ -248,7 +249,7 @@ def test_every_parameter_is_trained(tmp_path: Path) -> None:
 def test_training_forward_equals_stock_tracking() -> None:
     """With a mask prompt and no spoiling the training forward gives what ``track_step`` gives at inference."""
     torch.manual_seed(0)
-    model = ClipModel(TINY).eval()
+    model = CompactClipModel(TINY).eval()
     images = torch.randint(0, 255, (1, 3, 3, 128, 128), dtype=torch.uint8)
     masks = _square(128, 32, 80)[:, None].repeat(1, 3, 1, 1)
     rows = Rows(torch.tensor([0]), masks)
@@ -263,7 +264,7 @@ def test_training_forward_equals_stock_tracking() -> None:
 
 def test_practised_clicks_are_not_remembered() -> None:
     torch.manual_seed(0)
-    model = ClipModel(TINY).eval()
+    model = CompactClipModel(TINY).eval()
     images = torch.randint(0, 255, (1, 2, 3, 128, 128), dtype=torch.uint8)
     rows = Rows(torch.tensor([0]), _square(128, 32, 80)[:, None].repeat(1, 2, 1, 1))
     with torch.no_grad():
@@ -276,7 +277,7 @@ def test_practised_clicks_are_not_remembered() -> None:
 
 def test_a_revisited_frame_is_corrected_and_remembered_as_prompted() -> None:
     torch.manual_seed(0)
-    model = ClipModel(TINY).eval()
+    model = CompactClipModel(TINY).eval()
     images = torch.randint(0, 255, (1, 3, 3, 128, 128), dtype=torch.uint8)
     masks = _square(128, 32, 80)[:, None].repeat(1, 3, 1, 1)
     mix, seen = PromptMix(mask=1.0, revisited=1.0), []
@@ -300,7 +301,7 @@ def _plain_draws(seed: int) -> bool:
 
 def test_held_out_scores_see_better_prompts_and_masks(tmp_path: Path) -> None:
     bank = make_bank(6, 48, seed=1)
-    model = ClipModel(TINY)
+    model = CompactClipModel(TINY)
     score = region_similarity(model, bank, clips=4, frames=2)
     assert model.training and all(0 <= value <= 1 for value in score)
     everything = torch.full((1, 32, 32), 5.0)
@@ -362,7 +363,7 @@ def test_canonical_projections_find_the_shared_signal() -> None:
 def test_calibrated_attention_finds_the_moved_object() -> None:
     """Pixels of a moved object read more of its remembered mask after calibration than before, others hardly any."""
     torch.manual_seed(1)
-    model, bank = ClipModel(CompactConfig(image_size=128)), make_bank(12, 64, seed=0)
+    model, bank = CompactClipModel(CompactConfig(image_size=128)), make_bank(12, 64, seed=0)
     before = _mask_read(model, bank)
     calibrate_matching(model, bank, seed=0)
     inside, outside = _mask_read(model, bank)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from robust_pvos_ros.tracking.checkpoints import OFFICIAL_CONFIGS
 from robust_pvos_ros.tracking.compact import CompactConfig
 from training.adaptation import Adaptation
 from training.losses import LossWeights
@@ -73,7 +74,10 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-        init: exported weights to begin with instead of random ones.
+        official: name of an official SAM 2.1 model to train instead of the compact one, such as ``sam2.1_base_plus``.
+        init: weights to begin with instead of random ones: an exported file, or an official model's ``.pt``.
+        recompute: keep no activations of the image encoder but compute them again, which takes a third more time and
+            far less memory.
         device, devices, nodes: Fabric's accelerator (``auto`` takes CUDA where there is some), processes of one machine
             and machines; every process renders its own clips, so that a step sees ``devices * nodes`` times as many.
         threads: of torch on a CPU, in each process.
@@ -88,7 +92,9 @@ class TrainConfig:
         checkpoint_seconds, validate_seconds, validate_clips: of computing between two; held-out clips.
     """
 
+    official: str = ''
     init: str = ''
+    recompute: bool = False
     seed: int = 0
     device: str = 'auto'
     devices: int = 1
@@ -141,6 +147,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
         OmegaConf.update(merged, key, yaml.safe_load(value), force_add=False)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, TrainConfig)
+    if config.official and config.official not in OFFICIAL_CONFIGS:
+        raise ValueError(f'official must be one of {", ".join(OFFICIAL_CONFIGS)}, got {config.official!r}')
     for stage in config.stages:
         if stage.task not in ('clips', 'correspondence'):
             raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from robust_pvos_ros.tracking.adapters import save_adapter
+from robust_pvos_ros.tracking.checkpoints import build_official
 from robust_pvos_ros.tracking.compact import build_compact
 from training.adaptation import equip
 from training.config import restore_config
@@ -27,13 +28,13 @@ def export_adapter(checkpoint: str | Path, output: str | Path) -> dict[str, int]
     """
     state = torch.load(checkpoint, map_location='cpu', weights_only=True)
     config = restore_config(state['config'])
-    sam = build_compact(config.model)
+    sam = build_official(config.official) if config.official else build_compact(config.model)
     adapter = equip(sam, config.adaptation)
     if adapter is None:
         raise ValueError(f'{checkpoint} trained no adapter: its adaptation.trains is {config.adaptation.trains!r}')
     sam.load_state_dict(state['average'])
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    save_adapter(output, adapter, 'compact')
+    save_adapter(output, adapter, config.official or 'compact')
     return adapter.parameters_by_part()
 
 

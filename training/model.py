@@ -13,8 +13,8 @@ from sam2.modeling.position_encoding import apply_rotary_enc
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from robust_pvos_ros.tracking.compact import CompactConfig, sam2_arguments
 from training.prompts import Rows, boxes, correction, points, spoil
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -85,64 +85,15 @@ class Supervised:
 
 
 class ClipModel(SAM2Base):
-    """``SAM2Base`` with a training forward over clips.
+    """``SAM2Base``, compact or official, with a training forward over clips.
 
     It differs from the stock tracking step in two ways: the loss sees raw mask logits, because stock code replaces the
     masks of objects with a negative score by -1024 and so cuts their gradient; and objects prompted by masks and by
     clicks share a batch.
     """
 
-    def __init__(self, config: CompactConfig) -> None:
-        super().__init__(**sam2_arguments(config))
-        self.config = config
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Start values from which masks get through the network at once.
-
-        With torch's defaults a model trained from scratch lingers on the empty mask for hundreds of steps: linear
-        layers shrink their input by sqrt(3), layer norms of the prompt encoder wipe out a binary mask, and a negative
-        object score would replace every mask by -1024.
-        """
-        decoder, prompts = self.sam_mask_decoder, self.sam_prompt_encoder
-        nn.init.constant_(decoder.pred_obj_score_head.layers[-1].bias, 4.0)
-        # a binary mask prompt becomes logits of +-10, like those of a refinement
-        nn.init.constant_(self.mask_downsample.weight, 20 / self.mask_downsample.weight[0].numel())
-        nn.init.constant_(self.mask_downsample.bias, -10.0)
-        with torch.no_grad():
-            prompts.mask_downscaling[-1].weight.mul_(5)
-            self.memory_encoder.mask_downsampler.encoder[-1].weight.mul_(4)
-            for head in decoder.output_hypernetworks_mlps:
-                for linear in head.layers:
-                    linear.weight.mul_(3**0.5)
-            for embedding in prompts.point_embeddings:
-                embedding.weight.mul_(0.3)  # the place of a point outweighs its kind
-            attentions = [decoder.transformer.final_attn_token_to_image]
-            for block in decoder.transformer.layers:
-                attentions += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
-            for attention in attentions:  # tokens attend to the place they name: its encoding is their own
-                attention.q_proj.weight.mul_(1.8)
-                attention.k_proj.weight.copy_(attention.q_proj.weight)
-                attention.q_proj.bias.zero_()
-                attention.k_proj.bias.zero_()
-        self._match_by_likeness()
-
-    @torch.no_grad()
-    def _match_by_likeness(self) -> None:
-        """Let every pixel attend at first to remembered pixels with like features (Oh et al. 2019, STM)."""
-        encoder = self.memory_encoder
-        nn.init.dirac_(encoder.pix_feat_proj.weight)
-        nn.init.zeros_(encoder.pix_feat_proj.bias)
-        nn.init.orthogonal_(encoder.out_proj.weight.view(self.mem_dim, self.hidden_dim))
-        project = encoder.out_proj.weight.view(self.mem_dim, self.hidden_dim)
-        for layer in self.memory_attention.layers:
-            attention = layer.cross_attn_image
-            nn.init.orthogonal_(attention.k_proj.weight)
-            attention.q_proj.weight.copy_(attention.k_proj.weight @ project)
-            attention.q_proj.bias.fill_(0.3)  # equal biases under rotary encoding favour the same place
-            attention.k_proj.bias.fill_(0.3)
-            for linear in (attention.v_proj, attention.out_proj):
-                linear.weight.mul_(3**0.5)
+    recompute = False
+    """Run the image encoder again in the backward pass instead of keeping what it computed."""
 
     def forward(
         self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator, watch: bool = False
@@ -183,7 +134,7 @@ class ClipModel(SAM2Base):
                         output_dict=memory,
                         num_frames=LONG_VIDEO,
                     )
-                decoded = self._decode(pix_feat, high_res)
+                decoded = self._decode(pix_feat, high_res, multimask=self._use_multimask(False, None))
                 outputs.append(Supervised('track', frame, everyone, decoded, pix_feat, attention))
                 prompted = frame == revisited and bool(rows.masks[:, frame].flatten(1).any(1).all())
                 if prompted:
@@ -208,11 +159,24 @@ class ClipModel(SAM2Base):
             of all, and the maps of :meth:`forward`.
         """
         shape = images.shape[:2]
-        encoded = self.image_encoder(normalise(images.flatten(0, 1)))
+        encoded = self._run_encoder(normalise(images.flatten(0, 1)))
         maps = encoded['backbone_fpn']
         skips = [self.sam_mask_decoder.conv_s0(maps[0]), self.sam_mask_decoder.conv_s1(maps[1])]
         _, levels, positions, sizes = self._prepare_backbone_features({**encoded, 'backbone_fpn': [*skips, maps[2]]})
         return [x.unflatten(1, shape) for x in levels], positions[-1].unflatten(1, shape), sizes, maps
+
+    def _run_encoder(self, frames: Tensor) -> dict[str, Any]:
+        """``image_encoder``; with ``recompute`` one frame after the other, whose activations are not kept."""
+        if not self.recompute:
+            encoded: dict[str, Any] = self.image_encoder(frames)
+            return encoded
+        parts: list[dict[str, Any]] = [
+            checkpoint(self.image_encoder, frame[None], use_reentrant=False) for frame in frames
+        ]
+        return {
+            name: [torch.cat(level) for level in zip(*(part[name] for part in parts), strict=True)]
+            for name in ('backbone_fpn', 'vision_pos_enc')
+        }
 
     @contextmanager
     def _watched_attention(self, memories: int) -> Iterator[list[Tensor]]:

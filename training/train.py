@@ -20,14 +20,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import Clips
-from robust_pvos_ros.tracking.compact import CompactConfig
 from training.adaptation import corrupt_clips, equip
 from training.config import Stage, TrainConfig, load_config
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
@@ -36,6 +34,7 @@ from training.model import ClipModel
 from training.muon import Muon, is_matching, suits_muon
 from training.objectives import Objective, mask_objective, matching_objective
 from training.parallel import average_gradients, make_fabric
+from training.start import build_clip_model, read_initial_weights
 from training.stream import ClipRequest, ClipStream
 from training.validate import region_similarity, validation_bank
 
@@ -82,10 +81,9 @@ class Trainer:
         )
         self.videos = [v for data in config.data for v in find_videos(data.root, data.layout, data.split)]
         self.model = self._build(config.stages[0].size)
-        if config.init:
-            self.model.load_state_dict(load_file(config.init, device=str(self.device)))
+        read_initial_weights(self.model, config)
         self.adapter = equip(self.model, config.adaptation)
-        self.auxiliary = torch.nn.Conv2d(config.model.dim, 16, 1).to(self.device)
+        self.auxiliary = torch.nn.Conv2d(self.model.hidden_dim, 16, 1).to(self.device)
         self.optimisers = self._optimisers()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         run.mkdir(parents=True, exist_ok=True)
@@ -101,8 +99,7 @@ class Trainer:
         return self.config.stages[self.progress.stage]
 
     def _build(self, size: int) -> ClipModel:
-        sizes = {**asdict(self.config.model), 'image_size': size}
-        return ClipModel(CompactConfig(**sizes)).to(self.device).train()
+        return build_clip_model(self.config, size).to(self.device).train()
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and Muon for hidden layers where the configuration asks for it."""
@@ -279,7 +276,8 @@ class Trainer:
         progress = self.progress
         if not self.fabric.is_global_zero:
             return
-        for size in sorted({self.config.model.image_size, self.model.image_size}):
+        sizes = set() if self.config.official else {self.config.model.image_size}
+        for size in sorted({*sizes, self.model.image_size}):
             score = region_similarity(self.averaged_model(size), bank, self.config.validate_clips)
             entry = [progress.step, round(progress.seconds), size, *(round(value, 4) for value in score)]
             progress.validation.append(entry)

@@ -75,11 +75,18 @@ def build_sam(model: str, checkpoint: str = '', image_size: int = 0) -> SAM2Base
     return _load_official(model, Path(checkpoint))
 
 
-def build_official(model: str) -> SAM2Base:
-    """An official SAM 2.1 network with random weights, with the settings of ``build_sam2_video_predictor``."""
+def build_official(model: str, image_size: int = 0, target: str = '') -> SAM2Base:
+    """An official SAM 2.1 network with random weights, with the settings of ``build_sam2_video_predictor``.
+
+    Args:
+        image_size: of the input, pixels; 0 takes the official 1024.
+        target: dotted name of a subclass of ``SAM2Base`` to build instead.
+    """
     from sam2.build_sam import build_sam2
 
     overrides = ['++model.binarize_mask_from_pts_for_mem_enc=true']
+    overrides += [f'++model.image_size={image_size}'] if image_size else []
+    overrides += [f'++model._target_={target}'] if target else []
     return build_sam2(OFFICIAL_CONFIGS[model], device='cpu', hydra_overrides_extra=overrides)
 
 
@@ -117,11 +124,16 @@ def _load_compact(path: Path, image_size: int = 0) -> SAM2Base:
             raise ModelError(f'image_size must be 0 or a multiple of {step} from 128 to 1024, got {image_size}')
         config = replace(config, image_size=image_size)
     sam = build_compact(config)
-    _load_state(sam, tensors, path, 'compact')
+    load_state(sam, tensors, path, 'compact')
     return sam
 
 
-def _load_official(model: str, path: Path) -> SAM2Base:
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The weights in an official SAM 2.1 ``.pt`` file.
+
+    Raises:
+        ModelError: if the file is missing, damaged or of another kind.
+    """
     if not path.is_file():
         raise ModelError(f'checkpoint {path} does not exist')
     try:
@@ -136,12 +148,22 @@ def _load_official(model: str, path: Path) -> SAM2Base:
     state = content.get('model') if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"checkpoint {path} lacks the key 'model' with a state dict: expected an official .pt file")
+    return state
+
+
+def _load_official(model: str, path: Path) -> SAM2Base:
+    state = read_official(path)
     sam = build_official(model)
-    _load_state(sam, state, path, model)
+    load_state(sam, state, path, model)
     return sam
 
 
-def _load_state(sam: SAM2Base, state: dict[str, Tensor], path: Path, model: str) -> None:
+def load_state(sam: SAM2Base, state: dict[str, Tensor], path: Path, model: str) -> None:
+    """Load ``state``, read from ``path``, into ``sam``.
+
+    Raises:
+        ModelError: if names or shapes differ, with the first that does.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
