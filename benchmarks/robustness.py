@@ -16,7 +16,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -238,8 +238,8 @@ def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]
     return {sequence.name: sequence for sequence in find_sequences(options.data, options.sequences)}
 
 
-def run(options: argparse.Namespace) -> list[Score]:
-    """Score what is missing in ``scores.csv``; returns all rows."""
+def run(options: argparse.Namespace, clips: Mapping[str, Iterable[AnnotatedFrame]]) -> list[Score]:
+    """Score on ``clips`` what is missing in ``scores.csv``; returns all rows."""
     methods = load_methods(options.methods, options.model, options.checkpoint, options.threads)
     check_settings(options)
     file = options.out / 'scores.csv'
@@ -247,7 +247,7 @@ def run(options: argparse.Namespace) -> list[Score]:
     done = {(score.case, score.clip, score.method) for score in scores}
     cases = [Case(CLEAN, 0.0, 0)]
     cases += [Case(k, s, seed) for seed in options.seeds for k in options.corruptions for s in options.severities]
-    clips, begun = clips_of(options), len(scores)
+    begun = len(scores)
     try:
         for case, name in tqdm([(case, name) for case in cases for name in clips], unit='clip', disable=None):
             missing = [method for method in methods if (case, name, method) not in done]
@@ -269,13 +269,20 @@ def run(options: argparse.Namespace) -> list[Score]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=['base'], metavar='NAME[=FILE]')
-    parser.add_argument('--model', default='compact')
-    parser.add_argument('--checkpoint', default='', help='weights under the adapters (default: the shipped ones)')
     parser.add_argument('--data', type=Path, default=DEFAULT_DATA, help='folder in DAVIS layout')
     parser.add_argument('--sequences', nargs='+', default=[], metavar='NAME')
     parser.add_argument('--held-out', type=int, default=0, metavar='N', help='N rendered clips instead')
     parser.add_argument('--frames', type=int, default=24, help='of a rendered clip')
+    add_options(parser)
+    options = parser.parse_args(argv)
+    return score(options, lambda: clips_of(options))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that do not depend on where clips come from."""
+    parser.add_argument('--methods', nargs='+', default=['base'], metavar='NAME[=FILE]')
+    parser.add_argument('--model', default='compact')
+    parser.add_argument('--checkpoint', default='', help='weights under the adapters (default: the shipped ones)')
     parser.add_argument('--corruptions', nargs='+', choices=list(KINDS), default=list(KINDS))
     parser.add_argument('--severities', nargs='+', type=float, default=[3.0])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
@@ -283,11 +290,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--scored-frames', choices=('interior', 'after_first'), default='interior')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--out', type=Path, required=True)
-    options = parser.parse_args(argv)
+
+
+def score(options: argparse.Namespace, find_clips: Callable[[], Mapping[str, Iterable[AnnotatedFrame]]]) -> int:
+    """Score, write and print the table; the exit code, 2 on bad input."""
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     try:
-        scores = run(options)
+        scores = run(options, find_clips())
     except (PvosError, CorruptionError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
