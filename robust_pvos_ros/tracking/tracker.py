@@ -162,6 +162,14 @@ class VideoTracker:
         """Every object as of the newest frame, in ascending ID."""
         return self.last_result.objects if self.last_result is not None else ()
 
+    def pointers(self) -> dict[int, Tensor]:
+        """The object pointer (C,) of each object's newest remembered frame, by object ID."""
+        newest = {}
+        for object_id, entry in self._table.items():
+            frames = [*entry.memory.conditioning, *entry.memory.recent]
+            newest[object_id] = max(frames, key=lambda memory: memory.frame_index).pointer
+        return newest
+
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
         return sum(entry.memory.nbytes() for entry in self._table.values())
