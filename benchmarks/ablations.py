@@ -1,0 +1,213 @@
+"""Adapters and their rivals under one recipe: learning-rate sweep, methods and the paper's ablations, over seeds.
+
+    python -m benchmarks.ablations {sweep,methods,conditioning,rank,temperature,length} --run runs/ablations \
+        [--steps 400] [--seeds 0 1 2] [--workers 2] [--clips 16] [--out docs/robustness]
+
+Every variant is ``training/configs/moga_compact.yaml`` with a few other settings, on the same clips in the same order
+for the same steps.  Trainings go on where they were stopped; then all are scored on the same held-out rendered clips,
+clean and with each corruption at severity 3, by ``benchmarks.robustness``.  ``sweep`` scores learning rates of every
+method with seed 100 alone; the other tables take the best of each method from ``sweep.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import robustness
+from benchmarks.provenance import REPOSITORY, describe_run
+from training.export_adapter import export_adapter
+from training.export_weights import export
+
+RECIPE = Path('training', 'configs', 'moga_compact.yaml')
+SWEEP_SEED = 100
+GATED = 'adaptation.moga.'
+METHODS: dict[str, tuple[str, ...]] = {
+    'moga': (),
+    'lora': (f'{GATED}conditioning=none',),
+    'frame-wise': (f'{GATED}conditioning=frame',),
+    'fine-tuned': ('adaptation.trains=model',),
+}
+ABLATIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    'conditioning': {
+        'none': (f'{GATED}conditioning=none',),
+        'memory': (f'{GATED}conditioning=memory',),
+        'memory + object': (),
+    },
+    'rank': {str(rank): (f'{GATED}rank={rank}',) for rank in (32, 64, 128, 256, 512)},
+    'temperature': {str(tau): (f'{GATED}temperature={tau}', 'stages.0.anneal=false') for tau in (0.1, 0.3, 0.5, 0.7)},
+    'length': {str(frames): (f'stages.0.frames={frames}',) for frames in (3, 6, 10)},
+}
+RATES = {
+    'moga': (2e-4, 5e-4, 1e-3, 2e-3),
+    'lora': (2e-4, 5e-4, 1e-3, 2e-3),
+    'frame-wise': (2e-4, 5e-4, 1e-3, 2e-3),
+    'fine-tuned': (1e-5, 3e-5, 1e-4, 3e-4),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training.
+
+    Attributes:
+        name: of the row; method: whose learning rate it takes; overrides: of the recipe; rate: learning rate.
+    """
+
+    name: str
+    method: str
+    overrides: tuple[str, ...]
+    rate: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the training's folder and of its scores."""
+        plain = self.name.replace(' ', '').replace('+', '_')
+        return f'{self.method}-{plain}-{self.rate:g}-{self.seed}'
+
+    def command(self, run: Path, steps: int) -> list[str]:
+        """The training, as a command line."""
+        settings = [f'stages.0.steps={steps}', f'stages.0.lr={self.rate}', f'seed={self.seed}', 'device=cpu']
+        command = [sys.executable, '-m', 'training.train', '--config', str(RECIPE), '--run', str(run / self.key)]
+        return [*command, *settings, *self.overrides]
+
+    def file(self, run: Path) -> Path:
+        """What the training leaves."""
+        return run / f'{self.key}.safetensors'
+
+    def option(self, run: Path) -> str:
+        """As ``--methods`` of ``benchmarks.robustness`` takes it."""
+        own = 'weights:' if 'adaptation.trains=model' in self.overrides else ''
+        return f'{self.key}={own}{self.file(run)}'
+
+
+def train(variant: Variant, run: Path, steps: int) -> None:
+    """Train to the end and export, unless that is done."""
+    if variant.file(run).is_file():
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / f'{variant.key}.log').open('a') as log:
+        subprocess.run(variant.command(run, steps), cwd=REPOSITORY, stderr=log, stdout=log, check=True)
+    write = export if 'adaptation.trains=model' in variant.overrides else export_adapter
+    write(run / variant.key / 'last.pt', variant.file(run))
+
+
+def score(key: str, method: str, run: Path, clips: int, prompt: str) -> list[robustness.Score]:
+    """Rows on the held-out clips of one ``method``, as ``benchmarks.robustness`` takes it; ``key`` names its folder."""
+    folder = run / 'scores' / key
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ['--methods', method, '--held-out', str(clips), '--prompt', prompt, '--scored-frames', 'after_first']
+    command = [sys.executable, '-m', 'benchmarks.robustness', *options, '--out', str(folder.resolve())]
+    with (folder / 'log.txt').open('a') as log:
+        subprocess.run(command, cwd=REPOSITORY, stderr=log, stdout=log, check=True)
+    return robustness.read_scores(folder / 'scores.csv')
+
+
+def best_rates(path: Path) -> dict[str, float]:
+    """The learning rate of each method with the highest mean on corrupted clips in ``sweep.csv``."""
+    if not path.is_file():
+        raise SystemExit(f'{path} is missing: run the sweep first')
+    best: dict[str, tuple[float, float]] = {}
+    with path.open(newline='') as file:
+        for row in csv.DictReader(file):
+            if not row['learning rate']:
+                continue  # the base
+            found = float(row['corrupted']), float(row['learning rate'])
+            best[row['method']] = max(best.get(row['method'], found), found)
+    return {method: rate for method, (_, rate) in best.items()}
+
+
+def variants_of(table: str, rates: dict[str, float], seeds: Iterable[int]) -> list[Variant]:
+    """The trainings behind a table."""
+    if table == 'sweep':
+        return [Variant(m, m, METHODS[m], rate, SWEEP_SEED) for m in METHODS for rate in RATES[m]]
+    if table == 'methods':
+        return [Variant(m, m, METHODS[m], rates[m], seed) for m in METHODS for seed in seeds]
+    found = []
+    for name, overrides in ABLATIONS[table].items():
+        method = 'lora' if METHODS['lora'][0] in overrides else 'moga'
+        found += [Variant(name, method, overrides, rates[method], seed) for seed in seeds]
+    return found
+
+
+def summary(variants: Sequence[Variant], scores: Sequence[robustness.Score]) -> list[dict[str, str]]:
+    """A row for each name and rate: J&F on clean and corrupted clips, and the paired difference to the base."""
+    base = robustness.corrupted_scores(scores, 'base')
+    clean = {s.clip: s.mean for s in scores if s.method == 'base' and s.case.corruption == robustness.CLEAN}
+    rows = [{'method': 'base', 'learning rate': '', 'clean': _mean(clean.values()), 'corrupted': _mean(base.values())}]
+    for name, method, rate in dict.fromkeys((v.name, v.method, v.rate) for v in variants):
+        keys = [v.key for v in variants if (v.name, v.method, v.rate) == (name, method, rate)]
+        own = [robustness.corrupted_scores(scores, key) for key in keys]
+        unharmed = [s.mean for s in scores if s.method in keys and s.case.corruption == robustness.CLEAN]
+        by_seed = [float(np.mean(list(found.values()))) for found in own]
+        pairs = np.mean([robustness.paired_differences(found, base) for found in own], 0)
+        low, high = robustness.interval(pairs)
+        rows.append(
+            {
+                'method': name,
+                'learning rate': f'{rate:g}',
+                'clean': _mean(unharmed),
+                'corrupted': f'{np.mean(by_seed):.2f}',
+                'seeds': f'{min(by_seed):.2f} to {max(by_seed):.2f}',
+                'over base': f'{pairs.mean():+.2f}',
+                '95 %': f'{low:+.2f} to {high:+.2f}',
+            }
+        )
+    return rows
+
+
+def _mean(values: Iterable[float]) -> str:
+    return f'{np.mean(list(values)):.2f}'
+
+
+def write(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """``path`` with the suffixes .csv and .md."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.with_suffix('.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, names, restval='', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ['| ' + ' | '.join(names) + ' |', '|' + ' --- |' * len(names)]
+    lines += ['| ' + ' | '.join(row.get(name, '') for name in names) + ' |' for row in rows]
+    about = describe_run()
+    text = '\n'.join(lines) + f'\n\n`{about["command"]}`, commit {about["commit"]}, {about["date"]}\n'
+    path.with_suffix('.md').write_text(text, encoding='utf-8')
+    print(text)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('table', choices=['sweep', 'methods', *ABLATIONS])
+    parser.add_argument('--run', type=Path, required=True, help='folder of the trainings')
+    parser.add_argument('--steps', type=int, default=400)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--workers', type=int, default=2, help='trainings at a time')
+    parser.add_argument('--clips', type=int, default=16)
+    parser.add_argument('--prompt', choices=('mask', 'point', 'box'), default='mask')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the tables, and of sweep.csv')
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rates = {} if options.table == 'sweep' else best_rates(options.out / 'sweep.csv')
+    variants = variants_of(options.table, rates, options.seeds)
+    run = options.run.resolve()
+    methods = {'base': 'base', **{variant.key: variant.option(run) for variant in variants}}
+    with ThreadPoolExecutor(options.workers) as pool:
+        for trained in [pool.submit(train, variant, run, options.steps) for variant in variants]:
+            trained.result()
+        found = [pool.submit(score, key, m, run, options.clips, options.prompt) for key, m in methods.items()]
+        scores = [row for rows in found for row in rows.result()]
+    write(summary(variants, scores), options.out / options.table)
+
+
+if __name__ == '__main__':
+    main()
