@@ -91,6 +91,7 @@ LIMITS: dict[str, tuple[int, int]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     'model': ('compact', 'sam2.1_tiny', 'sam2.1_small', 'sam2.1_base_plus', 'sam2.1_large'),
     'precision': ('auto', 'float32', 'bfloat16'),
+    'encoder': ('auto', 'torch', 'onnx', 'tensorrt'),
     'memory_policy': ('stock', 'selective'),
     'overload_policy': ('latest', 'every'),
     'time_jump_policy': ('remove_objects', 'keep'),

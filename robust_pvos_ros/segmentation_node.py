@@ -39,6 +39,7 @@ from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, Pvos
 from robust_pvos_ros.worker import Worker
 
 if TYPE_CHECKING:
+    from robust_pvos_ros.export.choose import Choice
     from robust_pvos_ros.tracking.model import Sam2Model
     from robust_pvos_ros.tracking.tracker import VideoTracker
 
@@ -81,6 +82,7 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         self._service_change_state.callback = self._change_state  # type: ignore[assignment]
         self.cameras: dict[str, Camera] = {}
         self.model: Sam2Model | None = None
+        self.encoder_choice: Choice | None = None
         self.configuration: Configuration | None = None
         self.problem = ''
         self.progress = ''
@@ -196,11 +198,13 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         start = time.perf_counter()
         self._note_progress(f'loading model {configuration.model.model} on device {configuration.model.device}')
         try:
+            from robust_pvos_ros.export.choose import equip_with_encoder
             from robust_pvos_ros.tracking.model import load_model
             from robust_pvos_ros.tracking.tracker import VideoTracker
         except ImportError as error:
             raise ModelError(f'{error}: install the Python packages torch, sam2 and safetensors') from error
         self.model = model = load_model(configuration.model)
+        self.encoder_choice = choice = equip_with_encoder(model, configuration.model, self._note_progress)
         self._note_progress('warming up')
         _warm_up(VideoTracker(model, configuration.tracker))
         for name, config in configuration.cameras.items():
@@ -208,7 +212,8 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
             self.cameras[name] = Camera(self, name, config, configuration.node, tracker, self.worker, self._prompts)
         took = time.perf_counter() - start
         self.get_logger().info(
-            f'model {model.name} is ready on {model.device} in {model.precision} after {took:.1f} s'
+            f'model {model.name} is ready on {model.device} in {model.precision} after {took:.1f} s; '
+            f'encoder: {choice.name}, {choice.reason}'
         )
 
     def _note_progress(self, text: str) -> None:

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.export': {f'{PACKAGE}.{room}' for room in ('export', 'tracking', 'corruption', 'procedural')},
     f'{PACKAGE}.evaluation': {f'{PACKAGE}.{room}' for room in ('evaluation', 'tracking', 'corruption', 'procedural')},
     'training': {'training', *(f'{PACKAGE}.{room}' for room in ('tracking', 'corruption', 'procedural'))},
+    'training.evaluate': {'training', 'benchmarks', f'{PACKAGE}.evaluation'},  # scores as the benchmark does
     f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
     f'{PACKAGE}.image_codec': {f'{PACKAGE}.tracking.types'},

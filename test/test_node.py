@@ -215,7 +215,7 @@ def test_diagnostics_and_status_tell_how_it_runs(harness):
     for stage in ('encode', 'condition', 'decode', 'remember', 'output', 'total'):
         assert float(values[f'{stage}_p50_ms']) <= float(values[f'{stage}_p99_ms'])
     assert values['model'] == 'compact'
-    assert values['backend']
+    assert values['encoder'] in ('torch', 'onnx') and values['encoder_reason']
     assert float(values['resident_memory_mb']) > 50
     line = wait_until(lambda: harness.status, 'status')[0].data
     assert line.startswith('active | camera: 1 tracking')

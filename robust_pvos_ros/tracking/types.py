@@ -216,6 +216,8 @@ class ModelConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies it natively.
         threads: CPU threads of torch; on a CPU 0 takes all cores but one, which the middleware needs.
+        encoder: what runs the image encoder: ``torch``, ``onnx`` (ONNX Runtime, on a CPU), ``tensorrt`` (on a GPU) or
+            ``auto``: the fastest that works here.
     """
 
     model: str = 'compact'
@@ -225,6 +227,7 @@ class ModelConfig:
     device: str = 'auto'
     precision: str = 'auto'
     threads: int = 0
+    encoder: str = 'auto'
 
 
 @dataclass(frozen=True)
