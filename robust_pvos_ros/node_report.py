@@ -94,6 +94,7 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
         'input_fps': arriving,
         'objects': len(camera.tracker.objects),
         'object_memory_mb': camera.object_memory_bytes / 2**20,
+        'history_mb': camera.history_bytes / 2**20,
         **counts,
     }
     for stage, (median, p99) in camera.statistics.percentiles().items():

@@ -86,6 +86,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     'max_objects': (1, 64),
     'max_conditioning_frames': (2, 16),
     'lost_after': (1, 100_000),
+    'history_frames': (0, 300),
     'queue_depth': (1, 1000),
 }
 CHOICES: dict[str, tuple[str, ...]] = {

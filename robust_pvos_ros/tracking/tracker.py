@@ -6,23 +6,21 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
-from robust_pvos_ros.tracking.output import measure, render_masks
+from robust_pvos_ros.tracking.output import describe, render_masks
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
     MAX_POINTS,
     FrameError,
     FrameResult,
-    ObjectState,
     Prompt,
     PromptError,
     TrackedObject,
@@ -31,32 +29,6 @@ from robust_pvos_ros.tracking.types import (
 
 MEMORY_POLICIES = ('stock', 'selective')
 LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
-
-
-@dataclass
-class _Object:
-    """One row of the object table.
-
-    Invariant: ``decoded`` (batch 1) belongs to the newest frame, and ``memory`` holds that frame if it is remembered.
-    """
-
-    object_id: int
-    label: str
-    memory: ObjectMemory
-    decoded: Decoded
-    prompt_frame: int
-    points: Tensor
-    point_labels: Tensor
-    last_seen_frame: int
-
-
-@dataclass(frozen=True)
-class _Frame:
-    stamp: int
-    index: int
-    height: int
-    width: int
-    features: EncoderOutput
 
 
 class VideoTracker:
@@ -83,11 +55,14 @@ class VideoTracker:
             raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.config.memory_policy!r}')
         if self.config.max_objects < 1 or self.config.lost_after < 1:
             raise ValueError('max_objects and lost_after must be at least 1')
+        if self.config.history_frames < 0:
+            raise ValueError('history_frames must be 0 or positive')
         if self.config.max_conditioning_frames < 2:
             raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
         self._ids = itertools.count(1) if ids is None else ids
-        self._table: dict[int, _Object] = {}
-        self._frame: _Frame | None = None
+        self._table: dict[int, ObjectRow] = {}
+        self._frame: StreamFrame | None = None
+        self._history = FrameHistory(self.config.history_frames)
         self.last_result: FrameResult | None = None
         self.timings: dict[str, float] = {}
 
@@ -115,24 +90,42 @@ class VideoTracker:
         with self._timed('encode'):
             features = self.model.encode(rgb)
         index = 0 if self._frame is None else self._frame.index + 1
-        frame = _Frame(stamp, index, height, width, features)
-        tracked = self._track(frame)
+        frame = StreamFrame(stamp, index, height, width, features)
+        tracked = self._track(frame, list(self._table.values()))
+        if self._frame is not None:
+            self._history.push(self._frame, self._table)
         self._frame = frame
         for entry, decoded, memory in tracked:
             self._commit(entry, decoded, memory)
-        return self._finish(self._apply(prompts))
+        return self._finish(self._apply(prompts, frame, self._table))
 
-    def apply(self, prompts: Sequence[Prompt]) -> FrameResult:
-        """Apply prompts to the newest processed frame, from its cached features.
+    def apply(self, prompts: Sequence[Prompt], stamp: int | None = None) -> FrameResult:
+        """Apply prompts to a processed frame, from its cached features.
+
+        On a past frame a prompt has the effect that it would have had in time: the object is followed through the
+        frames that came since, so that it is up to date on the newest one.
+
+        Args:
+            prompts: in pixels of that frame.
+            stamp: of the frame they were drawn on, one of the last ``history_frames`` or the newest; None for the
+                newest.
+
+        Returns:
+            the newest frame.
 
         Raises:
-            PromptError: if there is no frame yet or a prompt cannot be applied; nothing has changed.
+            PromptError: if there is no such frame or a prompt cannot be applied; nothing has changed.
         """
-        if self._frame is None:
+        newest = self._frame
+        if newest is None:
             raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
-        self._check_prompts(prompts, self._frame.height, self._frame.width)
+        past = None if stamp in (None, newest.stamp) else self._history.find(int(stamp or 0), newest)
+        frame = newest if past is None else past.frame
+        self._check_prompts(prompts, frame.height, frame.width)
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
-        return self._finish(self._apply(prompts))
+        if past is None:
+            return self._finish(self._apply(prompts, frame, self._table))
+        return self._finish(self._apply_late(prompts, past, newest))
 
     # ------------------------------------------------------------------------------------------------ the object table
 
@@ -170,14 +163,23 @@ class VideoTracker:
             newest[object_id] = max(frames, key=lambda memory: memory.frame_index).pointer
         return newest
 
+    def stamps(self) -> tuple[int, int] | None:
+        """Stamps of the oldest and the newest frame that can be prompted; None before the first frame."""
+        return None if self._frame is None else (self._history.oldest_stamp(self._frame), self._frame.stamp)
+
+    def history_bytes(self) -> int:
+        """Bytes held by the feature maps of past frames."""
+        return self._history.nbytes()
+
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
         return sum(entry.memory.nbytes() for entry in self._table.values())
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
-    def _track(self, frame: _Frame) -> list[tuple[_Object, Decoded, MemoryFrame]]:
-        entries = list(self._table.values())
+    def _track(
+        self, frame: StreamFrame, entries: Sequence[ObjectRow]
+    ) -> list[tuple[ObjectRow, Decoded, MemoryFrame]]:
         tracked = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
             members = [entries[position] for position in group]
@@ -191,27 +193,50 @@ class VideoTracker:
             tracked += list(zip(members, parts, memories, strict=True))
         return tracked
 
-    def _commit(self, entry: _Object, decoded: Decoded, memory: MemoryFrame) -> None:
+    def _commit(self, entry: ObjectRow, decoded: Decoded, memory: MemoryFrame) -> None:
         entry.decoded = decoded
         if self.config.memory_policy == 'stock' or bool(decoded.score > 0):
             entry.memory.remember(memory)
 
-    def _apply(self, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    def _apply(self, prompts: Sequence[Prompt], frame: StreamFrame, table: dict[int, ObjectRow]) -> tuple[int, ...]:
+        """Prompt objects of ``table`` on ``frame``, which its rows belong to; new ones are added to it."""
         prompted = []
         with self._timed('prompt'):
             for prompt in prompts:
-                if prompt.object_id == 0:
-                    entry = self._new_object(prompt.label)
-                else:
-                    entry = self._table[prompt.object_id]
-                self._prompt(entry, prompt)
+                entry = self._new_object(prompt.label, frame) if prompt.object_id == 0 else table[prompt.object_id]
+                self._prompt(entry, prompt, frame)
                 entry.label = prompt.label or entry.label
-                self._table[entry.object_id] = entry
+                table[entry.object_id] = entry
                 prompted.append(entry.object_id)
         return tuple(prompted)
 
-    def _new_object(self, label: str) -> _Object:
-        frame = self._current()
+    def _apply_late(self, prompts: Sequence[Prompt], past: PastFrame, newest: StreamFrame) -> tuple[int, ...]:
+        """Prompt objects on a past frame and follow them to the newest one."""
+        born_later = [p.object_id for p in prompts if p.object_id and p.object_id not in past.rows]
+        if born_later:
+            raise PromptError(f'object {born_later[0]} did not exist on the frame of this prompt: give a later stamp')
+        table = {p.object_id: past.rows[p.object_id].snapshot() for p in prompts if p.object_id}
+        prompted = self._apply(prompts, past.frame, table)
+        past.rows.update({number: row.snapshot() for number, row in table.items()})
+        followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
+        for later in followers:
+            for entry, decoded, memory in self._track(later.frame, list(table.values())):
+                known = later.rows.get(entry.object_id)
+                if known is not None and known.prompt_frame == later.frame.index:
+                    entry.take_prompt(known, clear_recent=self.config.clear_memory_on_refine)
+                else:
+                    self._commit(entry, decoded, memory)
+                if bool((entry.decoded.logits > 0).any()):
+                    entry.last_seen_frame = later.frame.index
+            later.rows.update({number: row.snapshot() for number, row in table.items()})
+        given = {number: prompt.label for number, prompt in zip(prompted, prompts, strict=True) if prompt.label}
+        for number, row in table.items():
+            if number in self._table:
+                row.label = given.get(number, self._table[number].label)  # it may have been renamed since
+            self._table[number] = row
+        return prompted
+
+    def _new_object(self, label: str, frame: StreamFrame) -> ObjectRow:
         sam = self.model.sam
         memory = ObjectMemory(
             sam.num_maskmem,
@@ -221,7 +246,7 @@ class VideoTracker:
         )
         absent = self.model.absent_logits()
         zero = absent.new_zeros
-        return _Object(
+        return ObjectRow(
             object_id=next(self._ids),
             label=label,
             memory=memory,
@@ -232,15 +257,14 @@ class VideoTracker:
             last_seen_frame=frame.index,
         )
 
-    def _prompt(self, entry: _Object, prompt: Prompt) -> None:
-        """One object's mask on the newest frame from a prompt; its memory becomes a conditioning frame."""
-        frame = self._current()
+    def _prompt(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> None:
+        """One object's mask on a frame from a prompt; its memory becomes a conditioning frame."""
         points: Tensor | None = None
         labels: Tensor | None = None
         if prompt.mask is not None:
             decoded = self.model.decode_mask(frame.features, self._model_mask(prompt.mask))
         else:
-            points, labels = self._model_points(entry, prompt)
+            points, labels = self._model_points(entry, prompt, frame)
             earlier = entry.memory.before(frame.index)
             first = not earlier.conditioning
             if first:
@@ -257,9 +281,8 @@ class VideoTracker:
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
 
-    def _model_points(self, entry: _Object, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    def _model_points(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> tuple[Tensor, Tensor]:
         """Points and box in pixels of the model image; clicks on the same frame add up until a box starts anew."""
-        frame = self._current()
         coordinates, labels = prompt.points, prompt.point_labels
         if prompt.box is not None:
             coordinates = np.concatenate([prompt.box.reshape(2, 2), coordinates])
@@ -308,33 +331,11 @@ class VideoTracker:
             ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
         masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
         objects = tuple(
-            self._describe(entry, mask, float(score), float(iou))
+            describe(entry, mask, float(score), float(iou), frame, self.config.lost_after)
             for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
         )
         return FrameResult(
             frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted
-        )
-
-    def _describe(self, entry: _Object, mask: np.ndarray, score: float, iou: float) -> TrackedObject:
-        frame = self._current()
-        found = measure(mask)
-        if found.area:
-            entry.last_seen_frame = frame.index
-        unseen = frame.index - entry.last_seen_frame
-        state = ObjectState.TRACKING
-        if not found.area:
-            state = ObjectState.LOST if unseen >= self.config.lost_after else ObjectState.OCCLUDED
-        return TrackedObject(
-            object_id=entry.object_id,
-            label=entry.label,
-            state=state,
-            object_score=score,
-            predicted_iou=min(max(iou, 0.0), 1.0),
-            box=found.box,
-            centroid=found.centroid,
-            area_px=found.area,
-            frames_since_seen=unseen,
-            mask_stamp=frame.stamp,
         )
 
     def _check_prompts(self, prompts: Sequence[Prompt], height: int, width: int) -> None:
@@ -351,13 +352,13 @@ class VideoTracker:
                 f'remove one first or raise max_objects'
             )
 
-    def _lookup(self, object_id: int) -> _Object:
+    def _lookup(self, object_id: int) -> ObjectRow:
         if object_id not in self._table:
             known = ', '.join(str(known_id) for known_id in sorted(self._table)) or 'none'
             raise PromptError(f'there is no object {object_id}; tracked IDs: {known}')
         return self._table[object_id]
 
-    def _current(self) -> _Frame:
+    def _current(self) -> StreamFrame:
         if self._frame is None:
             raise RuntimeError('no frame has been processed yet')
         return self._frame

@@ -242,6 +242,7 @@ class TrackerConfig:
         clear_memory_on_refine: forget the object's recent unprompted frames when it is re-prompted, so that the
             correction sticks; the official predictor's default is not to.
         lost_after: frames without a visible mask after which OCCLUDED becomes LOST.
+        history_frames: past frames that a prompt may still be given for; their feature maps are kept.
     """
 
     max_objects: int = 16
@@ -249,3 +250,4 @@ class TrackerConfig:
     memory_policy: str = 'stock'
     clear_memory_on_refine: bool = True
     lost_after: int = 90
+    history_frames: int = 15
