@@ -52,7 +52,8 @@ def draw(rows: list[list[str]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
     for column, name in ((3, 'J, first mask'), (4, 'J after a click'), (5, 'J after a box')):
         held_out = [(float(row[0]), 100 * float(row[column])) for row in rows if row[column]]
-        axes.plot(*zip(*held_out, strict=True), '.-', label=f'{name}, rendered')
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), '.-', label=f'{name}, rendered')
     if real := [(float(row[0]), float(row[6])) for row in rows if row[6]]:
         axes.plot(*zip(*real, strict=True), 'ks-', label='J&F, first mask, DAVIS')
     axes.set_xlabel('hours of computing')
@@ -80,7 +81,7 @@ def main() -> None:
             rows = list(csv.reader(file))[1:]
     for checkpoint in options.checkpoints:
         row = [str(value) for value in score(checkpoint, options.hours_before, options.clips, not options.no_davis)]
-        [known] = [old for old in rows if old[0] == row[0]] or [row]
+        known = next((old for old in rows if old[0] == row[0]), row)
         rows = [old for old in rows if old is not known]
         rows.append([*row[:-1], row[-1] or known[-1]])
         rows.sort(key=lambda row: float(row[0]))

@@ -19,19 +19,18 @@ import torch
 
 from benchmarks.robustness import load_methods
 from robust_pvos_ros.corruption.corruption import ClipCorruption, parse_corruptions
+from robust_pvos_ros.demo.sources import PICTURES
 from robust_pvos_ros.evaluation.davis import read_image
 from robust_pvos_ros.evaluation.sheet import SheetRow, write_sheet
 from robust_pvos_ros.overlay import draw_overlay
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
 
-IMAGES = ('.jpg', '.jpeg', '.png')
-
 
 def frames_of(folder: Path, corruption: str) -> Iterator[np.ndarray]:
     """uint8 (H, W, 3) RGB pictures of a folder in the order of their names, corrupted."""
     corrupt = ClipCorruption(parse_corruptions(corruption))
-    for index, path in enumerate(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)):
+    for index, path in enumerate(sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)):
         yield corrupt.rgb(read_image(path), index)
 
 

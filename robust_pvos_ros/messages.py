@@ -44,12 +44,6 @@ def time_message(stamp: int) -> Time:
     return Time(sec=seconds, nanosec=rest)
 
 
-def seconds_text(stamp: int) -> str:
-    """Nanoseconds in the form in which ``ros2 topic echo`` shows a stamp, for messages to people."""
-    seconds, rest = divmod(stamp, NANOSECONDS)
-    return f'{seconds}.{rest:09d}'
-
-
 def prompt_from_message(message: PromptMsg) -> Prompt:
     """Prompt of a request, checked in itself; whether it fits the picture is checked where the picture is known.
 

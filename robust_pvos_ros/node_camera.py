@@ -23,7 +23,14 @@ from robust_pvos_ros.diagnostics import FrameStatistics
 from robust_pvos_ros.image_codec import check_image, image_to_rgb
 from robust_pvos_ros.overlay import draw_overlay
 from robust_pvos_ros.parameters import CameraConfig, NodeConfig
-from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, PromptError, TrackedObject
+from robust_pvos_ros.tracking.types import (
+    FrameError,
+    FrameResult,
+    Prompt,
+    PromptError,
+    TrackedObject,
+    seconds_text,
+)
 from robust_pvos_ros.worker import FrameQueue, Worker
 
 if TYPE_CHECKING:  # torch loads in `configure`, so that the node answers from its first second
@@ -187,7 +194,7 @@ class Camera:
         if newest is None or stamp >= newest:
             return
         self.statistics.count('time_jumps')
-        before, after = messages.seconds_text(newest), messages.seconds_text(stamp)
+        before, after = seconds_text(newest), seconds_text(stamp)
         text = f'{self.name}: image time jumped back from {before} to {after}'
         if self.time_jump_policy == 'remove_objects':
             removed = self.tracker.reset()

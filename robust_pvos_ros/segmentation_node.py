@@ -237,7 +237,7 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
             camera.destroy()
         on_gpu = self.model is not None and self.model.device.type == 'cuda'
         self.cameras = {}
-        self.model = self.configuration = None
+        self.model = self.configuration = self.encoder_choice = None
         gc.collect()
         if on_gpu:
             import torch

@@ -91,6 +91,9 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     full = mock.patch('torch.onnx.export', side_effect=OSError('disk full'))
     with full, pytest.raises(ExportError, match='disk full'):
         export_onnx(fresh_sam(SMALL), tmp_path / 'e.onnx')
+    broken = mock.patch('torch.onnx.export', side_effect=RuntimeError('no such operator'))
+    with broken, pytest.raises(ExportError, match='cannot be exported: no such operator'):
+        export_onnx(fresh_sam(SMALL), tmp_path / 'e.onnx')
     with pytest.raises(ExportError, match='precision must be one of'):
         export_onnx(fresh_sam(SMALL), tmp_path / 'e.onnx', 'int8')
     assert not list(tmp_path.iterdir())
@@ -127,6 +130,12 @@ def test_engine_files_are_checked(tmp_path: Path) -> None:
             read_engine(path, KEY)
     with pytest.raises(ExportError, match='cannot be read'):
         read_engine(tmp_path / 'none.engine', KEY)
+
+
+def test_an_engine_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_bytes(b'')
+    with pytest.raises(ExportError, match='cannot write'):
+        write_engine(tmp_path / 'file' / KEY.file_name, KEY, b'engine')
 
 
 def test_an_engine_is_built_once_and_again_when_damaged(tmp_path: Path) -> None:

@@ -169,3 +169,16 @@ def test_the_history_is_bounded_and_can_be_switched_off(model: Sam2Model) -> Non
         off.apply([PROMPTS['point']], 200)
     with pytest.raises(ValueError, match='history_frames'):
         VideoTracker(model, TrackerConfig(history_frames=-1))
+
+
+def test_a_reset_forgets_the_past_too(model: Sam2Model) -> None:
+    tracker = VideoTracker(model)
+    play(tracker, {0: [(0, PROMPTS['box'])]}, 4)
+    with_object, frames = tracker.history_bytes(), VideoTracker(model)
+    play(frames, {}, 4)
+    assert with_object > frames.history_bytes() > 0, 'what the object remembered counts'
+    tracker.reset()
+    assert tracker.history_bytes() == 0
+    with pytest.raises(PromptError, match='older than the frames that are kept'):
+        tracker.apply([PROMPTS['point']], 200)
+    assert tracker.apply([PROMPTS['point']], 400).prompted == (2,)

@@ -112,9 +112,13 @@ def _best(model: Sam2Model) -> tuple[str, str]:
     return 'torch', 'onnx and onnxruntime are not installed'
 
 
-def exported(model: str, sam: SAM2Base, folder: Path, precision: str, note: Note) -> Path:
-    """The ONNX file of ``sam``, which is taken over, in ``folder``; it is written unless it is there."""
-    path = folder / f'{model}_{sam.image_size}_{encoder_digest(sam)}_{precision}.onnx'
+def exported(model: str, sam: SAM2Base, digest: str, folder: Path, precision: str, note: Note) -> Path:
+    """The ONNX file of ``sam``, which is taken over, in ``folder``; it is written unless it is there.
+
+    Args:
+        digest: of ``sam``, see :func:`encoder_digest`.
+    """
+    path = folder / f'{model}_{sam.image_size}_{digest}_{precision}.onnx'
     if not path.is_file():
         note(f'exporting the image encoder to {path}')
         export_onnx(sam, path, precision)
@@ -132,7 +136,9 @@ def fresh_sam(config: ModelConfig) -> SAM2Base:
 def _onnx(model: Sam2Model, config: ModelConfig, folder: Path, note: Note) -> Encoder:
     if model.device.type != 'cpu':
         raise ModelError(f'the encoder onnx runs on a CPU, but the model is on {model.device}: use tensorrt or torch')
-    path = exported(config.model, fresh_sam(config), folder, 'float32', note)
+    sam = fresh_sam(config)
+    digest = encoder_digest(sam)
+    path = exported(config.model, sam, digest, folder, 'float32', note)
     try:
         return OnnxEncoder(path, torch.get_num_threads())
     except ModelError as error:
@@ -140,7 +146,8 @@ def _onnx(model: Sam2Model, config: ModelConfig, folder: Path, note: Note) -> En
             raise
         note(f'{error}; it is exported again')
         path.unlink()
-        return OnnxEncoder(exported(config.model, fresh_sam(config), folder, 'float32', note), torch.get_num_threads())
+        exported(config.model, fresh_sam(config), digest, folder, 'float32', note)
+        return OnnxEncoder(path, torch.get_num_threads())
 
 
 def _tensorrt(model: Sam2Model, config: ModelConfig, folder: Path, note: Note) -> Encoder:
@@ -149,6 +156,6 @@ def _tensorrt(model: Sam2Model, config: ModelConfig, folder: Path, note: Note) -
     sam = fresh_sam(config)
     precision = 'float32' if model.precision == 'float32' else 'float16'
     digest = encoder_digest(sam)
-    path = exported(config.model, sam, folder, precision, note)
+    path = exported(config.model, sam, digest, folder, precision, note)
     key = make_key(digest, path, precision)
     return TensorRTEncoder(cached_engine(folder, key, path, note), model.device)

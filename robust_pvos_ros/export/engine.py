@@ -128,18 +128,25 @@ def _monitor(trt: Any, note: Note) -> Any:
 
 
 def write_engine(path: Path, key: EngineKey, engine: bytes) -> None:
-    """Write an engine with its key and checksum; the file appears whole or not at all."""
+    """Write an engine with its key and checksum; the file appears whole or not at all.
+
+    Raises:
+        ExportError: if it cannot be written.
+    """
     header = json.dumps({'key': asdict(key), 'sha256': hashlib.sha256(engine).hexdigest()}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
-        with part.open('wb') as file:
-            file.write(MAGIC + struct.pack('<I', len(header)) + header + engine)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open('wb') as file:
+                file.write(MAGIC + struct.pack('<I', len(header)) + header + engine)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f'cannot write {path}: {error}') from error
 
 
 def read_engine(path: Path, key: EngineKey) -> bytes:

@@ -90,6 +90,9 @@ def export_onnx(sam: SAM2Base, path: Path, precision: str = 'float32') -> None:
     image = torch.zeros(1, 3, sam.image_size, sam.image_size)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f'cannot write {path}: {error}') from error
+    try:
         attention = mock.patch('torch.nn.functional.scaled_dot_product_attention', _exact_attention)
         with warnings.catch_warnings(), torch.inference_mode(), attention:
             warnings.simplefilter('ignore')  # the tracer speaks of its age, and of sizes that are constants here
@@ -109,6 +112,8 @@ def export_onnx(sam: SAM2Base, path: Path, precision: str = 'float32') -> None:
         part.replace(path)
     except OSError as error:
         raise ExportError(f'cannot write {path}: {error}') from error
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        raise ExportError(f'the image encoder cannot be exported: {error}') from error
     finally:
         part.unlink(missing_ok=True)
 

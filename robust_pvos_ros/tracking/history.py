@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
-from robust_pvos_ros.tracking.types import PromptError
+from robust_pvos_ros.tracking.types import PromptError, seconds_text
 
 
 @dataclass
@@ -73,9 +73,6 @@ class FrameHistory:
     def __init__(self, capacity: int) -> None:
         self._frames: deque[PastFrame] = deque(maxlen=capacity)
 
-    def __len__(self) -> int:
-        return len(self._frames)
-
     def push(self, frame: StreamFrame, rows: dict[int, ObjectRow]) -> None:
         """Keep a frame that is about to be followed by another one."""
         if self._frames.maxlen:
@@ -102,8 +99,8 @@ class FrameHistory:
         else:
             reason = 'is that of no processed frame'
         raise PromptError(
-            f'stamp {_seconds(stamp)} {reason}: give the stamp of a frame from {_seconds(oldest)} to '
-            f'{_seconds(newest.stamp)}, or zero for the newest'
+            f'stamp {seconds_text(stamp)} {reason}: give the stamp of a frame from {seconds_text(oldest)} to '
+            f'{seconds_text(newest.stamp)}, or zero for the newest'
         )
 
     def oldest_stamp(self, newest: StreamFrame) -> int:
@@ -115,10 +112,11 @@ class FrameHistory:
         return (later for later in self._frames if later.frame.index > past.frame.index)
 
     def nbytes(self) -> int:
-        """Bytes held by the feature maps; what objects remember is shared with their memories for the most part."""
-        return sum(x.numel() * x.element_size() for past in self._frames for x in past.frame.features)
-
-
-def _seconds(stamp: int) -> str:
-    sign, whole = ('-' if stamp < 0 else ''), abs(stamp)
-    return f'{sign}{whole // 10**9}.{whole % 10**9:09d}'
+        """Bytes of the feature maps and of what objects remembered of these frames, the newest of which they share."""
+        tensors = [x for past in self._frames for x in past.frame.features]
+        for past in self._frames:
+            for row in past.rows.values():
+                newest = [frames[-1] for frames in (row.memory.conditioning, row.memory.recent) if frames]
+                own = [m for m in newest if m.frame_index == past.frame.index]
+                tensors += [x for m in own for x in (m.keys, m.values, m.pointer) if x is not None]
+        return sum(x.numel() * x.element_size() for x in tensors)

@@ -119,7 +119,7 @@ class VideoTracker:
         newest = self._frame
         if newest is None:
             raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
-        past = None if stamp in (None, newest.stamp) else self._history.find(int(stamp or 0), newest)
+        past = None if stamp is None or stamp == newest.stamp else self._history.find(stamp, newest)
         frame = newest if past is None else past.frame
         self._check_prompts(prompts, frame.height, frame.width)
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
@@ -144,9 +144,13 @@ class VideoTracker:
         self._refresh()
 
     def reset(self) -> int:
-        """Forget every object and return how many there were; IDs go on counting, the newest frame can be prompted."""
+        """Forget every object and past frame and return how many objects there were.
+
+        IDs go on counting, and the newest frame can be prompted.
+        """
         removed = len(self._table)
         self._table.clear()
+        self._history.clear()
         self._refresh()
         return removed
 
@@ -168,7 +172,7 @@ class VideoTracker:
         return None if self._frame is None else (self._history.oldest_stamp(self._frame), self._frame.stamp)
 
     def history_bytes(self) -> int:
-        """Bytes held by the feature maps of past frames."""
+        """Bytes held by past frames: feature maps, and what objects remembered of them."""
         return self._history.nbytes()
 
     def memory_bytes(self) -> int:

@@ -16,6 +16,12 @@ MAX_LABEL_LENGTH = 128
 MAX_POINTS = 64
 
 
+def seconds_text(stamp: int) -> str:
+    """Nanoseconds in the form in which ``ros2 topic echo`` shows a stamp, for messages to people."""
+    seconds, rest = divmod(stamp, 1_000_000_000)
+    return f'{seconds}.{rest:09d}'
+
+
 class PvosError(Exception):
     """Base of every error this package raises on purpose; its text is one sentence fit for a service reply."""
 
