@@ -11,6 +11,7 @@ from torch import nn
 
 from robust_pvos_ros.tracking.checkpoints import build_official, load_state, read_compact, read_official
 from robust_pvos_ros.tracking.compact import CompactConfig, sam2_arguments
+from robust_pvos_ros.tracking.layout import fuse_norms
 from training.config import TrainConfig
 from training.model import ClipModel
 
@@ -81,6 +82,7 @@ def build_clip_model(config: TrainConfig, image_size: int) -> ClipModel:
         model = official
     else:
         model = CompactClipModel(CompactConfig(**{**asdict(config.model), 'image_size': image_size}))
+    fuse_norms(model)
     model.recompute = config.recompute
     return model
 

@@ -12,8 +12,10 @@ MoGA's gates are equal for all tokens of an object, so its components are merged
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,8 @@ OBJECTS_AT_ONCE = 4
 temporaries that the allocator hands them back after every frame and has to map them anew."""
 SCORE_BYTES = 1 << 20
 """Size of the block of attention scores that stays in a core's cache between the products before and after it."""
+
+_SUBNORMAL = torch.tensor(1e-40)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class CachedMemoryAttention:
         self._spatial_position = position.flatten(2).transpose(1, 2)
         query = sam.image_encoder.neck.position_encoding(weight.new_zeros(1, sam.hidden_dim, side, side))
         self._query_position = query.flatten(2).transpose(1, 2)
-        self.temporal_keys = self._temporal_keys()
+        self.temporal_keys = self._temporal_keys().to(dtype)  # mixed types would be added by way of copies
         self._key_weight, self._key_bias = self._key_weight.to(dtype), self._key_bias.to(dtype)
         self._value_weight, self._value_bias = self._value_weight.to(dtype), self._value_bias.to(dtype)
         self._mixture_weight = [x.to(dtype) for x in self._mixture_weight]
@@ -209,8 +213,12 @@ class CachedMemoryAttention:
         projected = self._self_projections[layer](self._layers[layer].norm1(x), gates)
         projected = projected.unflatten(-1, (3, -1)).transpose(1, 2)
         query, key = self._rotate(projected[:, :2]).unbind(1)
-        mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], projected[:, 2:])
-        return self._layers[layer].self_attn.out_proj(mixed[:, 0])
+        value = projected[:, 2]
+        if self.fold_values:
+            mixed = _mix(query, key, value)
+        else:
+            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        return self._layers[layer].self_attn.out_proj(mixed)
 
     def _run(self, x: Tensor, memory: MemoryBatch, rows: slice, begun: bool) -> Tensor:
         """All layers for some objects, from tokens (1, hw, C) to (b, hw, C).
@@ -251,6 +259,24 @@ class CachedMemoryAttention:
         return torch.cat(parts)
 
 
+@contextmanager
+def flushed_subnormals() -> Iterator[bool]:
+    """Take subnormal numbers for zero on this thread; gives whether that holds wherever torch computes.
+
+    It does not where torch has threads of its own: they keep their ways.
+    """
+    if torch.get_num_threads() > 1:
+        yield False
+        return
+    before = bool(_SUBNORMAL * 1 == 0)
+    flushing = torch.set_flush_denormal(True)
+    try:
+        yield flushing
+    finally:
+        if not before:
+            torch.set_flush_denormal(False)
+
+
 def softmax_without_subnormals(scores: Tensor, out: Tensor) -> None:
     """Softmax over the last dimension of ``scores``, which is overwritten, into ``out``.
 
@@ -262,6 +288,8 @@ def softmax_without_subnormals(scores: Tensor, out: Tensor) -> None:
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of one head, softmax(q k / sqrt(C)) v, in plain products over as many queries as the cache holds.
+
+    One thread needs no pass over the scores to keep subnormal numbers away: it flushes them.
 
     Args:
         query: (B, T, C).
@@ -277,11 +305,13 @@ def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     step = max(-(-tokens // blocks), min(64, tokens))
     mixed = values.new_empty(batch, tokens, values.shape[-1])
     scores, weights = query.new_empty(2, step, count)
-    for row in range(batch):
-        for start in range(0, tokens, step):
-            at = slice(start, min(start + step, tokens))
-            size = at.stop - start
-            torch.mm(query[row, at], keys[row].t(), out=scores[:size])
-            softmax_without_subnormals(scores[:size], weights[:size])
-            torch.mm(weights[:size], values[row], out=mixed[row, at])
+    with flushed_subnormals() as flushing:
+        softmax = partial(torch.softmax, dim=-1) if flushing else softmax_without_subnormals
+        for row in range(batch):
+            for start in range(0, tokens, step):
+                at = slice(start, min(start + step, tokens))
+                size = at.stop - start
+                torch.mm(query[row, at], keys[row].t(), out=scores[:size])
+                softmax(scores[:size], out=weights[:size])
+                torch.mm(weights[:size], values[row], out=mixed[row, at])
     return mixed

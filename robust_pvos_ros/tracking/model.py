@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_pvos_ros.tracking.adapters import MogaAdapter, load_adapter
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention
 from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
-from robust_pvos_ros.tracking.compact import Float32MaskDownSampler
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
+from robust_pvos_ros.tracking.layout import lay_out
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, assemble
 from robust_pvos_ros.tracking.types import ModelConfig, ModelError
 
@@ -45,21 +45,6 @@ class Decoded(NamedTuple):
     score: Tensor
     iou: Tensor
     pointer: Tensor
-
-
-def lay_out(sam: SAM2Base, precision: str) -> None:
-    """Store the weights of ``sam``, in place, as its kernels read them, so that they are not converted on every call.
-
-    Convolutions of the image encoder get channels-last weights.  With precision ``bfloat16``, convolutions and linear
-    layers get the weights to which autocast would round theirs.
-    """
-    sam.image_encoder.to(memory_format=torch.channels_last)
-    if precision == 'float32':
-        return
-    exact = {x for module in sam.modules() if isinstance(module, Float32MaskDownSampler) for x in module.modules()}
-    for module in sam.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module not in exact:
-            module.to(torch.bfloat16)
 
 
 class Sam2Model:
