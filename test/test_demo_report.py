@@ -13,7 +13,8 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.typesys.store import Typestore
 
-from robust_pvos_ros.bags.writer import BagError, BagWriter, header_stamp, interface_typestore
+from robust_pvos_ros.bags.definitions import BagError, interface_typestore
+from robust_pvos_ros.bags.writer import BagWriter, header_stamp
 from robust_pvos_ros.demo import names
 from robust_pvos_ros.demo.pictures import contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, as_text, count_inputs, read_frames

@@ -19,7 +19,8 @@ from rclpy.utilities import remove_ros_args
 from robust_pvos_interfaces.msg import Prompt, TrackedObjects
 from sensor_msgs.msg import Image
 
-from robust_pvos_ros.bags.writer import BagError, BagWriter
+from robust_pvos_ros.bags.definitions import BagError
+from robust_pvos_ros.bags.writer import BagWriter
 from robust_pvos_ros.demo import names
 from robust_pvos_ros.node_process import StoppableNode, run
 from robust_pvos_ros.stop_signal import StopSignal

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from robust_pvos_ros.bags.places import partial_of
 from robust_pvos_ros.demo.pictures import VideoFile, contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.plan import SHEET_TIMES, truth_ids
 from robust_pvos_ros.demo.processes import Children, interrupt_on_signals
@@ -162,6 +163,7 @@ def _prepare(out: Path) -> None:
             if not list(bag.glob('*.mcap')):
                 raise ReportError(f'{bag} exists and is no bag: move it away or choose another --out')
             shutil.rmtree(bag)
+        shutil.rmtree(partial_of(bag), ignore_errors=True)
     except OSError as error:
         raise ReportError(f'{out} cannot be used for the results: {error}') from error
 
