@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -79,3 +81,17 @@ def message_types() -> MessageTypes:
 def serialise(message: Any, message_type: str) -> bytes:
     """CDR of a message made from :func:`message_types`."""
     return bytes(interface_typestore().serialize_cdr(message, message_type))
+
+
+def jpeg_of(rgb: np.ndarray, quality: int = 90) -> bytes:
+    """JPEG file of uint8 (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, 'JPEG', quality=quality)
+    return buffer.getvalue()
+
+
+def compressed_message(data: bytes, image_format: str, header: Any) -> bytes:
+    """``sensor_msgs/CompressedImage`` with the content of an image file, serialised."""
+    make = interface_typestore().types[COMPRESSED_IMAGE]
+    message = make(header=header, format=image_format, data=np.frombuffer(data, np.uint8))
+    return serialise(message, COMPRESSED_IMAGE)

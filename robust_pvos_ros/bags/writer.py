@@ -13,6 +13,7 @@ from typing import Any
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2.metadata import parse_qos
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys.store import Typestore
 
@@ -103,7 +104,7 @@ class BagWriter:
         return storage
 
     def add_topic(
-        self, topic: str, message_type: str, definition: str | None = None, digest: str | None = None
+        self, topic: str, message_type: str, definition: str = '', digest: str = '', qos: str = ''
     ) -> None:
         """Register a topic, so that the bag lists it even if no message comes.
 
@@ -111,6 +112,7 @@ class BagWriter:
             topic: full name.
             message_type: such as ``sensor_msgs/msg/Image``.
             definition, digest: text and RIHS01 hash of a type that the type store does not know.
+            qos: the ``offered_qos_profiles`` of another bag.
 
         Raises:
             BagError: if the type is unknown, or the topic is registered with another type.
@@ -120,10 +122,15 @@ class BagWriter:
             if known.msgtype != message_type:
                 raise BagError(f'topic {topic} has messages of type {known.msgtype}, got one of type {message_type}')
             return
+        profiles = parse_qos(qos) if qos else []
         if message_type in self._store.fielddefs:
-            added = self._writer.add_connection(topic, message_type, typestore=self._store)
-        elif definition is not None:
-            added = self._writer.add_connection(topic, message_type, msgdef=definition, rihs01=digest or 'unknown')
+            added = self._writer.add_connection(
+                topic, message_type, typestore=self._store, offered_qos_profiles=profiles
+            )
+        elif definition:
+            added = self._writer.add_connection(
+                topic, message_type, msgdef=definition, rihs01=digest or 'unknown', offered_qos_profiles=profiles
+            )
         else:
             raise BagError(f'message type {message_type} is unknown: its definition must be in the type store')
         self._connections[topic] = added

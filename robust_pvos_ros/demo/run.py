@@ -20,12 +20,13 @@ import numpy as np
 from tqdm import tqdm
 
 from robust_pvos_ros.bags.places import partial_of
-from robust_pvos_ros.demo.pictures import VideoFile, contact_sheet, draw_frame, save_sheet
+from robust_pvos_ros.demo.pictures import contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.plan import SHEET_TIMES, truth_ids
 from robust_pvos_ros.demo.processes import Children, interrupt_on_signals
 from robust_pvos_ros.demo.prompting import parse_prompt
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, Summary, as_text, count_inputs, read_frames
 from robust_pvos_ros.tracking.types import PromptError, PvosError
+from robust_pvos_ros.video_file import VideoFile
 
 START_TIME = 180.0  # seconds for the model to load and the processes to meet
 VIDEO_LENGTH = 25.0

@@ -6,7 +6,8 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
 from robust_pvos_ros.tracking.output import measure, render_masks
+from robust_pvos_ros.tracking.snapshot import pack_decoded, pack_memory, unpack_decoded, unpack_memory
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
     MAX_POINTS,
@@ -88,6 +90,7 @@ class VideoTracker:
         self._ids = itertools.count(1) if ids is None else ids
         self._table: dict[int, _Object] = {}
         self._frame: _Frame | None = None
+        self._next_index = 0
         self.last_result: FrameResult | None = None
         self.timings: dict[str, float] = {}
 
@@ -114,10 +117,10 @@ class VideoTracker:
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
         with self._timed('encode'):
             features = self.model.encode(rgb)
-        index = 0 if self._frame is None else self._frame.index + 1
-        frame = _Frame(stamp, index, height, width, features)
+        frame = _Frame(stamp, self._next_index, height, width, features)
         tracked = self._track(frame)
         self._frame = frame
+        self._next_index += 1
         for entry, decoded, memory in tracked:
             self._commit(entry, decoded, memory)
         return self._finish(self._apply(prompts))
@@ -173,6 +176,22 @@ class VideoTracker:
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
         return sum(entry.memory.nbytes() for entry in self._table.values())
+
+    def state(self) -> dict[str, Any]:
+        """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``."""
+        packed = []
+        for entry in self._table.values():
+            values = {part.name: getattr(entry, part.name) for part in fields(_Object)}
+            values.update(memory=pack_memory(entry.memory), decoded=pack_decoded(entry.decoded))
+            packed.append(values)
+        return {'next_index': self._next_index, 'objects': packed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
+        self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
+        for values in state['objects']:
+            memory, decoded = unpack_memory(values['memory']), unpack_decoded(values['decoded'])
+            self._table[values['object_id']] = _Object(**{**values, 'memory': memory, 'decoded': decoded})
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
