@@ -54,7 +54,7 @@ def find_labels(reader: BagReader, topic: str = '') -> list[LabelTopic]:
     found = [name for name, info in reader.topics.items() if info.type == IMAGE and name.endswith('/label_image')]
     if not found:
         listed = ', '.join(reader.topics) or 'none'
-        raise BagError(f'bag {reader.path} has no label images (.../label_image): run it first; its topics are {listed}')
+        raise BagError(f'bag {reader.path} has no label images (.../label_image), run it first; it has {listed}')
     return [LabelTopic(name.split('/')[-2], name) for name in found]
 
 
@@ -89,7 +89,7 @@ def export_masks(source: Path, out: Path, topic: str = '', quiet: bool = False) 
             for index, entry in enumerate(entries):
                 labels = labels_of(entry.message)
                 if labels.max() > LARGEST_ID:
-                    raise BagError(f'object {labels.max()} does not fit into a PNG with a palette: at most {LARGEST_ID}')
+                    raise BagError(f'object {labels.max()} does not fit into a PNG: IDs end at {LARGEST_ID} there')
                 picture = Image.fromarray(labels.astype(np.uint8))
                 picture.putpalette(palette)
                 picture.save(place / f'{index:05d}.png')
@@ -118,8 +118,8 @@ def export_video(source: Path, out: Path, camera: str = '', quiet: bool = False)
         rate = min(120.0, max(1.0, (total - 1) / (reader.duration / 1e9))) if reader.duration and total > 1 else 10.0
         with fresh(out) as place:
             video = VideoFile(place, rate)
-            frames = tqdm(drawn_frames(reader, labels, image), total=total, unit='frame', disable=True if quiet else None)
-            for bgr in frames:
+            frames = drawn_frames(reader, labels, image)
+            for bgr in tqdm(frames, total=total, unit='frame', disable=True if quiet else None):
                 video.add(bgr)
             if not video.frames:
                 raise BagError(f'bag {reader.path} has no label image with a picture of the same stamp')

@@ -17,6 +17,7 @@ from robust_pvos_ros.bags.definitions import (
     PROMPT,
     BagError,
     compressed_message,
+    interface_typestore,
     jpeg_of,
     message_types,
 )
@@ -32,6 +33,8 @@ from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, Prom
 
 NODE = '/robust_pvos'
 LARGEST_ID = 65535
+DIAGNOSTICS_PACKAGE = 'diagnostic_msgs/msg'
+DIAGNOSTICS = f'{DIAGNOSTICS_PACKAGE}/DiagnosticArray'
 
 
 def output_topic(topic: interface.Topic, camera: str = '') -> str:
@@ -74,8 +77,8 @@ class CameraRun:
 class Runner:
     """Takes frames and writes what the tracker makes of them.
 
-    The output's label images bear the recording time of their image; the objects of a frame, its last message, come
-    later by the time that the frame took, which is what reports of speed are made from.
+    All messages of a frame bear the recording time of its image, so that the output depends on the input alone; what
+    the frame took, which reports of speed are made from, lies on a topic of its own.
 
     Attributes:
         cameras: image topic -> camera.
@@ -99,6 +102,7 @@ class Runner:
         for run in self.cameras.values():
             self.writer.add_topic(output_topic(interface.LABEL_IMAGE, run.camera.name), IMAGE)
             self.writer.add_topic(output_topic(interface.OBJECTS, run.camera.name), OBJECTS)
+            self.writer.add_topic(timing_topic(run.camera.name), DIAGNOSTICS)
         self.writer.add_topic(output_topic(interface.PROMPTS), PROMPT)
 
     def step(self, frame: Joined) -> FrameResult:
@@ -118,7 +122,7 @@ class Runner:
                 sizes = f'{truth.shape[1]}x{truth.shape[0]}', f'{rgb.shape[1]}x{rgb.shape[0]}'
                 raise FrameError(f'the truth is {sizes[0]} pixels, but the image {sizes[1]}')
             if run.corruption is not None:
-                rgb = run.corruption.rgb(rgb, run.frames)
+                rgb = run.corruption.rgb(np.array(rgb), run.frames)  # of its own: a bag's pixels are read-only
             self._follow_time(run, frame.stamp)
             key = FrameKey(run.camera.name, run.frames, frame.stamp, frame.entry.time, truth)
             wanted, prompts = self._numbered(run, self.prompts.due(key))
@@ -128,7 +132,7 @@ class Runner:
             raise BagError(f'{where}: {error}') from error
         if max(result.index_of, default=0) > LARGEST_ID:
             raise BagError(f'{where}: the ID {max(result.index_of)} does not fit into a label image of 16 bits')
-        took = time.perf_counter_ns() - begun
+        took = (time.perf_counter_ns() - begun) / 1e6
         run.frames, run.newest = run.frames + 1, frame.stamp
         self.frames += 1
         self._write(run, frame, rgb, result, prompts, took)
@@ -157,7 +161,7 @@ class Runner:
         return wanted, numbered
 
     def _write(
-        self, run: CameraRun, frame: Joined, rgb: np.ndarray, result: FrameResult, prompts: list[Prompt], took: int
+        self, run: CameraRun, frame: Joined, rgb: np.ndarray, result: FrameResult, prompts: list[Prompt], took: float
     ) -> None:
         types, header, recorded = message_types(), frame.entry.message.header, frame.entry.time
         name = run.camera.name
@@ -172,5 +176,27 @@ class Runner:
             self.writer.write_message(output_topic(interface.PROMPTS), PROMPT, recorded, message)
         labels = make_image(types, result.label_image, LABEL_ENCODING, header)
         self.writer.write_message(output_topic(interface.LABEL_IMAGE, name), IMAGE, recorded, labels)
+        timings = timing_message({'total': took, **run.tracker.timings}, header, name)
+        self.writer.write_message(timing_topic(name), DIAGNOSTICS, recorded, timings)
         objects = make_objects(types, result.objects, header, name)
-        self.writer.write_message(output_topic(interface.OBJECTS, name), OBJECTS, recorded + took, objects)
+        self.writer.write_message(output_topic(interface.OBJECTS, name), OBJECTS, recorded, objects)
+
+
+def timing_topic(camera: str) -> str:
+    """Topic of the times that each frame of a camera took."""
+    return f'{NODE}/{camera}/timing'
+
+
+def timing_message(timings: Mapping[str, float], header: Any, camera: str) -> Any:
+    """``diagnostic_msgs/DiagnosticArray`` of stage -> milliseconds, under the header of the frame."""
+    types = interface_typestore().types
+    values = [types[f'{DIAGNOSTICS_PACKAGE}/KeyValue'](key=key, value=f'{value:.4f}') for key, value in timings.items()]
+    status = types[f'{DIAGNOSTICS_PACKAGE}/DiagnosticStatus'](
+        level=0, name=f'{NODE[1:]}: {camera}', message='milliseconds', hardware_id='', values=values
+    )
+    return types[DIAGNOSTICS](header=header, status=[status])
+
+
+def timings_of(message: Any) -> dict[str, float]:
+    """The inverse of :func:`timing_message`."""
+    return {pair.key: float(pair.value) for status in message.status for pair in status.values}
