@@ -84,7 +84,7 @@ def export_masks(source: Path, out: Path, topic: str = '', quiet: bool = False) 
         for camera, name in topics:
             place = folder / (sequence if len(topics) == 1 else f'{sequence}_{camera}')
             place.mkdir(parents=True)
-            total = reader.topics[name].count
+            total = reader.topics[name].messages
             entries = tqdm(reader.messages([name]), total=total, unit='frame', disable=True if quiet else None)
             for index, entry in enumerate(entries):
                 labels = labels_of(entry.message)
@@ -114,7 +114,7 @@ def export_video(source: Path, out: Path, camera: str = '', quiet: bool = False)
     """
     with BagReader(source) as reader:
         labels, image = _one_camera(reader, camera)
-        total = reader.topics[labels.topic].count
+        total = reader.topics[labels.topic].messages
         rate = min(120.0, max(1.0, (total - 1) / (reader.duration / 1e9))) if reader.duration and total > 1 else 10.0
         with fresh(out) as place:
             video = VideoFile(place, rate)

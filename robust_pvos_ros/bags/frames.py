@@ -67,7 +67,7 @@ def find_cameras(reader: BagReader, chosen: Sequence[str] = ()) -> list[CameraTo
 
 
 def _camera_topics(reader: BagReader) -> list[str]:
-    topics = {name: info for name, info in reader.topics.items() if info.count and info.type in IMAGE_TYPES}
+    topics = {name: info for name, info in reader.topics.items() if info.messages and info.type in IMAGE_TYPES}
     found = [name for name in topics if name.split('/')[-1] not in OUTPUTS]
     found = [name for name in found if not name.endswith('/compressedDepth')]
     found = [name for name in found if name.removesuffix(COMPRESSED_SUFFIX) not in found or not _is_twin(name)]
@@ -154,4 +154,4 @@ def join(entries: Iterable[Entry], sides_of: Mapping[str, Sequence[str]]) -> Ite
 def has_labels(reader: BagReader, topic: str) -> bool:
     """Whether the bag has label images on a topic."""
     info = reader.topics.get(topic)
-    return info is not None and info.type == IMAGE and info.count > 0
+    return info is not None and info.type == IMAGE and info.messages > 0

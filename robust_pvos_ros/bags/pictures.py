@@ -30,11 +30,12 @@ class ClipPictures:
 
     Attributes:
         tiles: (frame, object ID) -> JPEG.
-        video: WebM, or empty.
+        video: WebM, or empty; ``poster`` is a JPEG from the middle of it.
     """
 
     tiles: dict[tuple[int, int], str] = field(default_factory=dict)
     video: str = ''
+    poster: str = ''
 
 
 def draw_pictures(source: Source, clip: ScoredClip, wanted: Mapping[int, Sequence[int]]) -> ClipPictures:
@@ -59,6 +60,8 @@ def draw_pictures(source: Source, clip: ScoredClip, wanted: Mapping[int, Sequenc
                     tile = draw_tile(frame.rgb(), frame.truth, frame.labels, VIDEO_WIDTH)
                     even = tile[: tile.shape[0] // 2 * 2]
                     video.add(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+                    if not found.poster or index <= clip.score.frames // 2:
+                        found.poster = data_uri(jpeg_of(even, 80), 'image/jpeg')
             video.close()
             found.video = data_uri(video.path.read_bytes(), 'video/webm')
         except VideoError:

@@ -18,19 +18,24 @@ def partial_of(path: Path) -> Path:
     return path.parent / (path.name + PARTIAL)
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, workplace: Path | None = None) -> None:
     """Refuse a place that is taken.
 
+    Args:
+        path: of an output.
+        workplace: where it is built; None takes :func:`partial_of` it.
+
     Raises:
-        BagError: if ``path`` exists, or something unfinished lies beside it.
+        BagError: if one of them exists.
     """
+    workplace = workplace or partial_of(path)
     if not path.name:
         raise BagError(f'{path} is no name for an output')
     if os.path.lexists(path):
         raise BagError(f'{path} exists already: remove it or choose another name')
-    if os.path.lexists(partial_of(path)):
+    if os.path.lexists(workplace):
         raise BagError(
-            f'{partial_of(path)} is in the way: it is unfinished, left by a process that was killed or still works on '
+            f'{workplace} is in the way: it is unfinished, left by a process that was killed or still works on '
             'it; remove it or choose another name'
         )
 

@@ -34,7 +34,7 @@ class TopicInfo(NamedTuple):
     """A topic of a bag: its type, such as ``sensor_msgs/msg/Image``, and the number of its messages."""
 
     type: str
-    count: int
+    messages: int
 
 
 class RawEntry(NamedTuple):
@@ -161,7 +161,7 @@ class BagReader:
         """Name -> type and number of messages, in the order of the names."""
         found: dict[str, TopicInfo] = {}
         for connection in sorted(self._connections(), key=lambda connection: connection.topic):
-            count = connection.msgcount + (found[connection.topic].count if connection.topic in found else 0)
+            count = connection.msgcount + (found[connection.topic].messages if connection.topic in found else 0)
             found[connection.topic] = TopicInfo(modern_name(connection.msgtype), count)
         return found
 

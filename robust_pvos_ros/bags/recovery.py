@@ -129,7 +129,8 @@ def recover(source: Path, out: Path) -> Recovered:
     """
     losses = Losses()
     first = last = count = 0
-    with BagWriter(out) as writer:
+    # PATH.partial may be what is to be recovered.
+    with BagWriter(out, workplace=out.parent / f'{out.name}.recovering') as writer:
         for message in _all_messages(source, losses):
             if not message.type:
                 continue

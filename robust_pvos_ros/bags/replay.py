@@ -175,7 +175,7 @@ def _drive(
     about: Mapping[str, Any], quiet: bool,
 ) -> None:  # fmt: skip
     runner.add_topics()
-    total = sum(reader.topics[topic].count for topic in runner.cameras)
+    total = sum(reader.topics[topic].messages for topic in runner.cameras)
     total = min(total, options.limit) if options.limit else total
     done = 0 if state is None else _resume(runner, work, state)
     if done:

@@ -129,7 +129,7 @@ def _clip_sections(runs: Sequence[Run], pictures: Pictures) -> list[dict[str, An
             clip = shown.held[0][1]
             drawn = [(number, run.name, pictures.get((number, *key))) for number, run in enumerate(runs)]
             videos = [
-                {'run': number, 'name': name, 'data': made.video}
+                {'run': number, 'name': name, 'data': made.video, 'poster': made.poster}
                 for number, name, made in drawn
                 if made is not None and made.video
             ]

@@ -285,7 +285,7 @@ def score_source(source: Source, convention: ScoredFrames = 'interior', method: 
         raise BagError(f'bag {source.reader.path} has no frame with both labels and truth: their stamps do not agree')
     if not scorer.tracks:
         raise BagError(f'in bag {source.reader.path} no mask lies on a true object: nothing can be scored')
-    total = source.truth[0].topics[source.truth[1]].count
+    total = source.truth[0].topics[source.truth[1]].messages
     return ScoredClip(
         method=method or method_of(about),
         corruption=str(about.get('corruption') or CLEAN),

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -20,7 +20,7 @@ from rosbags.typesys.store import Typestore
 from robust_pvos_ros.bags.definitions import BagError, interface_typestore, serialise
 from robust_pvos_ros.bags.places import check_free, partial_of
 
-METADATA_VERSION = 8
+METADATA_VERSION: Literal[8] = 8
 """The newest in which Humble can read the QoS profiles; in version 9 they are no text any more."""
 
 
@@ -48,6 +48,7 @@ class BagWriter:
         typestore: definitions of the messages; None takes :func:`interface_typestore`.
         about: key -> text, kept in the bag's metadata as ``custom_data``.
         compressed: compress by chunks (zstd).
+        workplace: folder to grow in, on the same file system; None takes ``PATH.partial``.
 
     Raises:
         BagError: if the folder exists or cannot be made.
@@ -59,13 +60,14 @@ class BagWriter:
         typestore: Typestore | None = None,
         about: Mapping[str, str] | None = None,
         compressed: bool = True,
+        workplace: Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.written = 0
-        self._partial = partial_of(self.path)
+        self._partial = workplace or partial_of(self.path)
         self._store = interface_typestore() if typestore is None else typestore
         self._connections: dict[str, Connection] = {}
-        check_free(self.path)
+        check_free(self.path, self._partial)
         try:
             self._partial.mkdir(parents=True)
             self._writer = Writer(

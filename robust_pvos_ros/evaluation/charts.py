@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 900, 190
 LEFT, RIGHT, TOP, BOTTOM = 34, 10, 10, 24
 MOST_POINTS = 1200
 """Of one curve: more than that nobody sees."""
+BEFORE = 3
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,28 @@ def _ticks(count: int) -> list[int]:
 
 
 def worst_moments(scores: Sequence[Sequence[float]], visible: Sequence[bool], most: int) -> list[int]:
-    """Places in the scores at which some run is worst, well apart, in their order.
+    """Places in the scores that are worth a look, well apart, in their order.
+
+    The first chosen is the one with the lowest mean over the runs; the others are where some run falls most against its
+    ``BEFORE`` frames before, since a lost object stays at zero, and how it was lost is seen nowhere else.
 
     Args:
         scores: J frame by frame of every run, all of one length.
         visible: whether the truth shows the object; other frames are not chosen.
         most: how many to choose.
     """
-    lowest = [min(values) for values in zip(*scores)]
-    open_places = [i for i in range(len(lowest)) if visible[i]]
-    apart = max(3, len(lowest) // (2 * most + 1))
-    found: list[int] = []
-    while open_places and len(found) < most:
-        worst = min(open_places, key=lambda i: (lowest[i], i))
-        found.append(worst)
-        open_places = [i for i in open_places if abs(i - worst) >= apart]
+    places = [i for i in range(len(visible)) if visible[i]] if scores and len(scores[0]) else []
+    if not places:
+        return []
+    apart = max(2, len(visible) // (2 * most + 1))
+    found = [min(places, key=lambda i: (sum(values[i] for values in scores), i))]
+    for place in sorted(places, key=lambda i: (-max(_fall(values, i) for values in scores), i)):
+        if len(found) < most and all(abs(place - other) >= apart for other in found):
+            found.append(place)
     return sorted(found)
+
+
+def _fall(values: Sequence[float], place: int) -> float:
+    """How far a score lies below the mean of those shortly before it; below 1 where there are none."""
+    before = values[max(0, place - BEFORE) : place] or [1.0]
+    return sum(before) / len(before) - values[place]

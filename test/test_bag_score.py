@@ -1,0 +1,457 @@
+"""Scores, losses and recoveries from bags, the report, exported masks, and what is left of killed writers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bag_files import SECOND, contents, messages, open_writer, picture, stamp_at, storage_file, truth, write_bag
+from dataset_folders import LENGTH, draw
+from PIL import Image
+from rosbags.rosbag2 import CompressionMode
+
+from robust_pvos_ros.bags import cli
+from robust_pvos_ros.bags.definitions import IMAGE, OBJECTS, BagError, message_types, serialise
+from robust_pvos_ros.bags.exporter import davis_palette, export_masks, export_video
+from robust_pvos_ros.bags.places import fresh
+from robust_pvos_ros.bags.reader import BagReader
+from robust_pvos_ros.bags.recovery import recover
+from robust_pvos_ros.bags.replay import ABOUT
+from robust_pvos_ros.bags.score import ScoreOptions, score_runs
+from robust_pvos_ros.bags.scoring import score_source, sources_of
+from robust_pvos_ros.bags.writer import BagWriter
+from robust_pvos_ros.evaluation.charts import plot_scores, worst_moments
+from robust_pvos_ros.evaluation.davis import find_sequences, read_annotation
+from robust_pvos_ros.evaluation.events import Occlusion, frames_to_loss, occlusions
+from robust_pvos_ros.message_core import make_header, make_image, make_objects
+from robust_pvos_ros.tracking.types import ObjectState, TrackedObject
+from robust_pvos_ros.video_file import VideoError, VideoFile, VideoReader
+
+LABELS, OBJECTS_TOPIC = '/robust_pvos/camera/label_image', '/robust_pvos/camera/objects'
+LATENCY = SECOND // 25
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_run(
+    path: Path, change=lambda index, ids: ids, adapter: str | None = '', corruption: str = '',
+    missing: tuple[int, ...] = (),
+) -> Path:  # fmt: skip
+    """A run whose masks are the truth, as ``change`` alters them; ``adapter`` None makes it a live drive with IDs of
+    its own."""
+    about = {'sequence': 'drive'}
+    if adapter is not None:
+        settings = {'adapter': adapter, 'corruption': corruption, 'prompts_from_truth': True}
+        about[ABOUT] = json.dumps(settings)
+    types = message_types()
+    with BagWriter(path, about=about) as writer:
+        for index in range(LENGTH):
+            stamp = stamp_at(index)
+            writer.write('/camera/image_raw', IMAGE, stamp, picture(index))
+            writer.write('/camera/truth', IMAGE, stamp, truth(index))
+            if index in missing:
+                continue
+            ids = change(index, draw(index)[1].astype(np.uint16))
+            header = make_header(types, stamp, 'camera')
+            writer.write_message(LABELS, IMAGE, stamp + 1, make_image(types, ids, '16UC1', header))
+            tracked = tuple(
+                TrackedObject(int(v), f'thing {v}', ObjectState.TRACKING, 1, 1, (0, 0, 9, 9), (4, 4), 9, 0, stamp)
+                for v in np.unique(ids[ids > 0])
+            )
+            listed = make_objects(types, tracked, header, 'camera')
+            writer.write_message(OBJECTS_TOPIC, OBJECTS, stamp + LATENCY, listed)
+    return path
+
+
+def score(path: Path, **options):
+    with BagReader(path) as reader:
+        (source,) = sources_of(reader, None)
+        return score_source(source, **options)
+
+
+def test_perfect_masks_score_one(tmp_path: Path) -> None:
+    clip = score(write_run(tmp_path / 'run'))
+    assert (clip.method, clip.corruption, clip.sequence, clip.camera) == ('base', 'clean', 'drive', 'camera')
+    assert [(s.object_id, s.region.mean, s.contour.mean, s.frames) for s in clip.score.objects] == [
+        (1, 1.0, 1.0, LENGTH - 2), (4, 1.0, 1.0, LENGTH - 2),
+    ]
+    assert (clip.score.swapped, clip.switches, clip.without_result, clip.untracked) == (0, 0, 0, ())
+    assert clip.seconds_per_frame == pytest.approx(0.1)
+
+
+def test_scores_of_imperfect_masks(tmp_path: Path) -> None:
+    def halve(index: int, ids: np.ndarray) -> np.ndarray:
+        half = ids.copy()
+        half[:14] = 0  # the upper half of object 1
+        return half
+
+    clip = score(write_run(tmp_path / 'run', halve), convention='after_first')
+    one, four = clip.score.objects
+    assert (one.region.mean, one.frames) == (0.5, LENGTH - 1)
+    assert four.region.mean == 1.0 and 0 < one.contour.mean < 1
+
+
+def test_swapped_ids_are_counted_by_frames_and_by_events(tmp_path: Path) -> None:
+    def swap(index: int, ids: np.ndarray) -> np.ndarray:
+        table = np.arange(5, dtype=np.uint16)
+        table[[1, 4]] = [4, 1]
+        return table[ids] if index in (2, 3, 6) else ids
+
+    clip = score(write_run(tmp_path / 'run', swap))
+    assert (clip.score.swapped, clip.switches) == (3, 2)
+
+
+def test_live_drives_are_matched_by_overlap(tmp_path: Path) -> None:
+    """IDs of a drive are the node's own; an object that was never pointed at is named and not scored."""
+
+    def renumber(index: int, ids: np.ndarray) -> np.ndarray:
+        return np.where((ids == 1) & (index >= 2), 70, 0).astype(np.uint16)
+
+    clip = score(write_run(tmp_path / 'run', renumber, adapter=None, missing=(5,)))
+    assert (clip.method, clip.ids, clip.untracked, clip.without_result) == ('recorded', {70: 1}, (4,), 1)
+    assert clip.labels == {1: 'thing 70'}
+    assert [(s.object_id, s.region.mean, s.frames) for s in clip.score.objects] == [(1, 1.0, LENGTH - 1 - 2 - 2)]
+    assert clip.timing.live and clip.timing.p50 == pytest.approx(40.0)
+    assert clip.timing.fps == pytest.approx((LENGTH - 2) / 1.2, rel=0.01)
+
+
+def test_a_frame_that_was_published_twice_counts_once(tmp_path: Path) -> None:
+    types = message_types()
+    with open_writer(tmp_path / 'run') as writer:
+        from robust_pvos_ros.bags.definitions import interface_typestore
+
+        topics = ('/camera/truth', LABELS)
+        connections = [writer.add_connection(topic, IMAGE, typestore=interface_typestore()) for topic in topics]
+        for index in range(LENGTH):
+            header = make_header(types, stamp_at(index), 'camera')
+            writer.write(connections[0], stamp_at(index), truth(index))
+            for offset, ids in enumerate((np.zeros((48, 80), np.uint16), draw(index)[1].astype(np.uint16)), 1):
+                data = serialise(make_image(types, ids, '16UC1', header), IMAGE)
+                writer.write(connections[1], stamp_at(index) + offset, data)
+    clip = score(tmp_path / 'run')
+    assert clip.score.frames == LENGTH and clip.score.mean.mean == 1.0 and clip.timing is None
+
+
+def test_truth_from_another_bag(tmp_path: Path) -> None:
+    run = write_run(tmp_path / 'run')
+    write_bag(tmp_path / 'truth', [('/camera/truth', IMAGE)])
+    with BagReader(run) as reader, BagReader(tmp_path / 'truth') as other:
+        (source,) = sources_of(reader, other)
+        assert score_source(source).score.mean.mean == 1.0
+    score_runs([str(run)], tmp_path / 'out', ScoreOptions(truth=tmp_path / 'truth', pictures=False))
+    assert contents(tmp_path / 'out') == ['report.html', 'scores.csv', 'scores.json']
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+
+@pytest.mark.parametrize(
+    'region, hidden, expected',
+    [
+        ([1.0] * 9, (), None),
+        ([1, 1, 0, 0, 0, 0, 0, 1], (), 2),
+        ([1, 1, 0, 0, 0, 0, 1, 0], (), None),
+        ([0.05] * 5, (), 0),
+        ([1, 0, 0, 0, 0, 0, 0, 0], (2, 3), 1),
+        ([1, 0, 0, 0, 0, 0, 0], (1, 2, 3), None),
+        ([1, 0, 0, 0.2, 0, 0, 0, 0, 0], (), 4),
+    ],
+)
+def test_time_to_loss(region: list[float], hidden: tuple[int, ...], expected: int | None) -> None:
+    assert frames_to_loss(region, [index not in hidden for index in range(len(region))]) == expected
+
+
+@pytest.mark.parametrize(
+    'region, visible, expected',
+    [
+        ([1, 1, 1], [1, 1, 1], []),
+        ([1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [Occlusion(1, 3, 0)]),
+        ([1, 1, 0, 0.6, 1], [1, 0, 1, 1, 1], [Occlusion(1, 2, 1)]),
+        ([1, 1, 0, 0], [1, 0, 1, 1], [Occlusion(1, 2, None)]),
+        ([1, 1, 1], [1, 0, 0], []),
+        ([1, 1, 1], [0, 0, 1], [Occlusion(0, 2, 0)]),
+        ([1, 1, 0, 1, 1], [1, 0, 1, 0, 1], [Occlusion(1, 2, None), Occlusion(3, 4, 0)]),
+    ],
+)
+def test_recovery_after_occlusion(region: list[float], visible: list[int], expected: list[Occlusion]) -> None:
+    assert occlusions(region, [bool(value) for value in visible]) == expected
+
+
+def test_worst_moments_are_apart_and_in_view() -> None:
+    scores = [0.9] * 40
+    scores[5], scores[6], scores[30], scores[20] = 0.1, 0.0, 0.3, 0.0
+    visible = [index != 20 for index in range(40)]
+    assert worst_moments([scores, [1.0] * 40], visible, 2) == [6, 30]
+    lost = [0.8] * 12 + [0.0] * 28
+    assert worst_moments([lost], [True] * 40, 2)[0] == 12  # the fall, and not only the long end
+    assert worst_moments([[], []], [], 3) == worst_moments([[0.5]], [False], 3) == []
+
+
+def test_curves_stay_inside_their_plot() -> None:
+    scores, visible = [i / 45 for i in range(45)], [i not in (7, 8) for i in range(45)]
+    plot = plot_scores(50, [(0, 4, scores)], (4, visible), [(0, 9)], [20])
+    points = [tuple(map(float, point.split(','))) for point in plot.curves[0].points.split()]
+    assert all(plot.left <= x <= plot.right and plot.top <= y <= plot.bottom for x, y in points)
+    assert len(points) == 45 and points[0][1] > points[-1][1]
+    assert len(plot.bands) == 1 and plot.bands[0][1] > 0
+    assert (plot.losses[0].run, plot.moments[0].text) == (0, '1')
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+class _Page(HTMLParser):
+    """Every address that a page names, and whether its tags match."""
+
+    VOID = ('meta', 'img', 'br', 'link', 'input', 'line', 'rect', 'path', 'circle')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.tags.append(tag)
+        asking = ('src', 'href', 'data', 'action', 'poster')
+        self.addresses += [value or '' for name, value in attributes if name in asking]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def lose(index: int, ids: np.ndarray) -> np.ndarray:
+    return ids if index < 4 else np.where(ids == 4, 4, 0).astype(np.uint16)
+
+
+def test_runs_side_by_side_and_a_page_that_asks_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, fog = write_run(tmp_path / 'base'), write_run(tmp_path / 'fog', lose, corruption='fog:3')
+    moga = write_run(tmp_path / 'moga_fog', adapter='<moga>', corruption='fog:3')
+    assert cli.main(['score', str(base), str(fog), str(moga), '--out', str(tmp_path / 'out'), '--title', 'A & B']) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r'^base, fog:3 +1 +2 .* 1 +0', printed, re.M) and 'J&F 100.0' in printed
+    page = (tmp_path / 'out' / 'report.html').read_text()
+    parser = _Page()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.addresses and all(address.startswith('data:') for address in parser.addresses)
+    assert not re.search(r'https?://|@import|url\(', page)
+    assert '&lt;moga&gt;' in page and '<moga>' not in page and 'A &amp; B' in page
+    assert {'svg', 'polyline', 'video', 'img', 'table'} <= set(parser.tags)
+    assert 'prefers-color-scheme: dark' in page
+    scores = json.loads((tmp_path / 'out' / 'scores.json').read_text())
+    lost = scores['runs'][1]['clips'][0]['objects']['1']
+    assert (lost['frames_to_loss'], lost['seconds_to_loss']) == (3, pytest.approx(0.4))
+    rows = list(csv.DictReader((tmp_path / 'out' / 'scores.csv').open()))
+    assert [(row['method'], row['corruption'], row['object']) for row in rows[:3]] == [
+        ('base', 'clean', '1'), ('base', 'clean', '4'), ('base', 'fog:3', '1'),
+    ]
+    assert float(rows[0]['J&F']) == 1.0 and float(rows[2]['J&F']) < 0.5
+
+
+def test_what_cannot_be_scored_is_named_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_run(tmp_path / 'base')
+    write_bag(tmp_path / 'images')
+    write_bag(tmp_path / 'labels', [(LABELS.replace('label_image', 'x/label_image'), IMAGE)], frames=2)
+    late = write_bag(tmp_path / 'late', [('/camera/truth', IMAGE)], frames=1)
+    nothing = write_run(tmp_path / 'nothing', lambda index, ids: np.zeros_like(ids), adapter=None)
+    before = contents(tmp_path)
+    for arguments, problem in (
+        ([str(base), str(base)], "two runs are called 'base'"),
+        ([str(tmp_path / 'images')], 'no label images'),
+        ([str(tmp_path / 'labels')], 'has no truth on /x/truth'),
+        ([str(tmp_path / 'none')], 'does not exist'),
+        ([str(base), '--truth', str(late), '--truth-topic', '/up'], 'no truth on /up'),
+        ([str(nothing)], 'no mask lies on a true object'),
+    ):
+        assert cli.main(['score', *arguments, '--out', str(tmp_path / 'out')]) == 2
+        error = capsys.readouterr().err
+        assert problem in error and error.count('\n') == 1
+        assert contents(tmp_path) == before
+    assert cli.main(['score', f'a={base}', f'b={base}', '--out', str(tmp_path / 'out'), '--no-pictures']) == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def test_exported_masks_are_what_the_toolkits_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / 'run')
+    assert export_masks(run, tmp_path / 'masks', quiet=True) == LENGTH
+    files = sorted((tmp_path / 'masks' / 'drive').iterdir())
+    assert [path.name for path in files] == [f'{index:05d}.png' for index in range(LENGTH)]
+    for index, path in enumerate(files):
+        assert np.array_equal(read_annotation(path), draw(index)[1])
+    with Image.open(files[0]) as picture_file:
+        assert picture_file.mode == 'P'
+        # The colours that DAVIS gives to background and the first four objects.
+        assert picture_file.getpalette()[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
+    assert len(davis_palette()) == 768 and davis_palette()[-3:] == [224, 224, 192]
+    (tmp_path / 'set' / 'JPEGImages' / 'drive').mkdir(parents=True)
+    for index in range(LENGTH):
+        Image.fromarray(draw(index)[0]).save(tmp_path / 'set' / 'JPEGImages' / 'drive' / f'{index:05d}.jpg')
+    (tmp_path / 'masks').rename(tmp_path / 'set' / 'Annotations')
+    assert len(find_sequences(tmp_path / 'set')) == 1
+
+
+def test_overlay_videos(tmp_path: Path) -> None:
+    run = write_run(tmp_path / 'run')
+    assert export_video(run, tmp_path / 'video.mp4', quiet=True) == LENGTH
+    video = VideoReader(tmp_path / 'video.mp4')
+    frames = list(video)
+    assert len(frames) == LENGTH and video.rate == pytest.approx(10.0, rel=0.1)
+    assert np.abs(frames[6].astype(int) - draw(6)[0]).mean() > 2  # something is drawn in
+
+
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / 'run', lambda index, ids: np.where(ids == 1, 300, 0).astype(np.uint16))
+    write_bag(tmp_path / 'images')
+    for arguments, problem in (
+        ([str(run)], 'name what to make'),
+        ([str(run), '--masks', str(tmp_path / 'out')], 'object 300 does not fit'),
+        ([str(tmp_path / 'images'), '--masks', str(tmp_path / 'out')], 'no label images'),
+        ([str(run), '--video', str(tmp_path / 'out.gif')], 'a video must end in'),
+        ([str(run), '--video', str(tmp_path / 'out.mp4'), '--camera', 'rear'], 'name one camera'),
+        ([str(run), '--masks', str(tmp_path / 'out'), '--topic', '/no'], 'no topic /no'),
+    ):
+        assert cli.main(['export', *arguments]) == 2
+        assert problem in capsys.readouterr().err
+        assert contents(tmp_path) == ['images', 'run']
+
+
+def test_videos_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match='no file'):
+        VideoReader(tmp_path / 'none.mp4')
+    with pytest.raises(VideoError, match=r'must end in \.mp4, \.webm, \.avi'):
+        VideoFile(tmp_path / 'x.mov', 10)
+
+
+# ------------------------------------------------------------------------------------------------------------- recover
+
+
+@pytest.mark.parametrize('kept', [0.3, 0.6, 0.95])
+@pytest.mark.parametrize('compression', [CompressionMode.NONE, CompressionMode.STORAGE, CompressionMode.MESSAGE])
+def test_a_bag_without_its_end_is_rewritten(tmp_path: Path, compression: CompressionMode, kept: float) -> None:
+    bag = write_bag(tmp_path / 'bag', frames=600, compression=compression)
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    (bag / 'metadata.yaml').unlink()
+    found = recover(bag, tmp_path / 'clean')
+    images = messages(tmp_path / 'clean', '/camera/image_raw')
+    assert found.losses.cut and found.messages == len(images)
+    # A chunk of one megabyte holds 90 of these pictures when it is not compressed.
+    if compression == CompressionMode.NONE:
+        assert kept * 600 - 100 < len(images) <= kept * 600 + 1
+    for index, image in enumerate(images[:LENGTH]):
+        assert np.array_equal(np.asarray(image.data).reshape(48, 80, 3), draw(index)[0])
+
+
+def test_a_damaged_chunk_costs_only_itself(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', frames=600, compression=CompressionMode.STORAGE)
+    file = storage_file(bag)
+    whole = recover(bag, tmp_path / 'whole')
+    assert (whole.messages, whole.losses.chunks, whole.losses.cut) == (600, 0, False)
+    data = bytearray(file.read_bytes())
+    middle = data.index(b'\x28\xb5\x2f\xfd', len(data) // 2)
+    data[middle : middle + 4] = b'XXXX'
+    file.write_bytes(data)
+    found = recover(file, tmp_path / 'clean')
+    assert found.losses.chunks == 1 and 300 < found.messages < 600
+
+
+@pytest.mark.parametrize('content', [b'', b'\x89MCAP0\r\n', b'something else' * 99])
+def test_where_there_is_nothing_to_recover(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'x.mcap').write_bytes(content)
+    assert cli.main(['recover', str(tmp_path / 'x.mcap'), str(tmp_path / 'out')]) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+    assert contents(tmp_path) == ['x.mcap']
+
+
+def test_a_killed_writer_loses_nothing_that_it_flushed(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]
+        from pathlib import Path
+        from bag_files import IMAGE, picture, stamp_at
+        from robust_pvos_ros.bags.writer import BagWriter
+        writer = BagWriter(Path({str(tmp_path / 'bag')!r}))
+        for index in range(13):
+            writer.write('/camera/image_raw', IMAGE, stamp_at(index), picture(index))
+            if index == 9:
+                writer.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    killed = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert contents(tmp_path) == ['bag.partial']
+    found = recover(tmp_path / 'bag.partial', tmp_path / 'bag')
+    assert found.messages == 10 and found.losses.cut
+    assert len(messages(tmp_path / 'bag', '/camera/image_raw')) == 10
+    assert contents(tmp_path) == ['bag', 'bag.partial']
+
+
+# -------------------------------------------------------------------------------------------------------------- places
+
+
+def test_bags_of_this_writer_open_under_humble(tmp_path: Path) -> None:
+    """Humble reads QoS profiles as text, which they are up to version 8 of the metadata."""
+    import yaml
+
+    with BagWriter(tmp_path / 'bag') as writer:
+        writer.write('/camera/image_raw', IMAGE, stamp_at(0), picture(0))
+    metadata = yaml.safe_load((tmp_path / 'bag' / 'metadata.yaml').read_text())['rosbag2_bagfile_information']
+    assert metadata['version'] == 8
+    topics = [entry['topic_metadata'] for entry in metadata['topics_with_message_count']]
+    assert all(isinstance(topic['offered_qos_profiles'], str) for topic in topics)
+    assert metadata['relative_file_paths'] == ['bag.mcap']
+
+
+def test_outputs_appear_when_they_are_complete(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), fresh(tmp_path / 'out') as place:
+        place.write_text('half')
+        raise RuntimeError
+    with pytest.raises(BagError, match='was not made'), fresh(tmp_path / 'out'):
+        pass
+    assert contents(tmp_path) == []
+    with fresh(tmp_path / 'out') as place:
+        place.write_text('whole')
+        assert not (tmp_path / 'out').exists()
+    assert (tmp_path / 'out').read_text() == 'whole' and contents(tmp_path) == ['out']
+    with pytest.raises(BagError, match='exists already'), fresh(tmp_path / 'out'):
+        pass
+    (tmp_path / 'other.partial').mkdir()
+    with pytest.raises(BagError, match='is in the way'), fresh(tmp_path / 'other'):
+        pass
+    assert contents(tmp_path / 'other.partial') == []
+
+
+def test_a_bag_that_fails_is_taken_away(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), BagWriter(tmp_path / 'bag') as writer:
+        writer.write('/camera/image_raw', IMAGE, stamp_at(0), picture(0))
+        raise RuntimeError
+    assert contents(tmp_path) == []
+
+
+def test_info_says_what_is_in_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['info', str(write_run(tmp_path / 'run'))]) == 0
+    printed = capsys.readouterr().out
+    assert 'sequence: drive' in printed
+    assert re.search(r'/camera/truth +13 +sensor_msgs/msg/Image', printed)
+    assert cli.main(['info', str(tmp_path)]) == 0
+    assert cli.main(['info', str(tmp_path / 'none')]) == 2
