@@ -196,6 +196,7 @@ def run_recover(options: argparse.Namespace) -> int:
 
     found = recover(options.bag, options.out)
     lost = [f'{found.losses.chunks} damaged chunks skipped'] if found.losses.chunks else []
+    lost += [f'{found.losses.messages} damaged messages skipped'] if found.losses.messages else []
     lost += ['the end was missing'] if found.losses.cut else []
     note = f' ({"; ".join(lost)})' if lost else ''
     print(f'{options.out}: {found.messages} messages, {found.duration / 1e9:.3f} s{note}')

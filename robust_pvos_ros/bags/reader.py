@@ -226,7 +226,7 @@ class BagReader:
                 if found is None:
                     return
                 connection, time, data = found
-                entry = RawEntry(connection.topic, modern_name(connection.msgtype), time, _plain(data))
+                entry = RawEntry(connection.topic, modern_name(connection.msgtype), time, plain(data))
             yield entry
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Entry]:
@@ -246,8 +246,9 @@ class BagReader:
             return interface_typestore().deserialize_cdr(raw.data, raw.type)
 
 
-def _plain(data: bytes) -> bytes:
-    """Bags compressed message by message say so in ``metadata.yaml``, which may be lost."""
+def plain(data: bytes) -> bytes:
+    """A message without its compression: bags compressed message by message say so in ``metadata.yaml`` alone, which
+    may be lost."""
     if data[:4] != ZSTD_MAGIC:
         return data
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import zstandard
 from mcap.exceptions import EndOfFile, McapError
 from mcap.records import Channel, Chunk, McapRecord, Message, Schema
 from mcap.stream_reader import CRCValidationError, StreamReader, breakup_chunk
 
 from robust_pvos_ros.bags.definitions import BagError, modern_name
-from robust_pvos_ros.bags.reader import BagReader
+from robust_pvos_ros.bags.reader import BagReader, plain
 from robust_pvos_ros.bags.writer import BagWriter
 
 LONGEST_RECORD = 1 << 30  # bytes; a damaged length must not fill the memory
@@ -37,11 +38,12 @@ class Losses:
     """What could not be read.
 
     Attributes:
-        chunks: damaged chunks that were skipped.
+        chunks, messages: damaged ones that were skipped.
         cut: whether the file ends without its end.
     """
 
     chunks: int = 0
+    messages: int = 0
     cut: bool = False
 
 
@@ -65,11 +67,16 @@ def stored_messages(path: Path, losses: Losses) -> Iterator[Stored]:
         elif isinstance(record, Message) and record.channel_id in channels:
             channel = channels[record.channel_id]
             schema = schemas.get(channel.schema_id)
+            try:
+                data = plain(record.data)
+            except zstandard.ZstdError:
+                losses.messages += 1
+                continue
             yield Stored(
                 channel.topic,
                 modern_name(schema.name) if schema else '',
                 record.log_time,
-                record.data,
+                data,
                 schema.data.decode(errors='replace') if schema else '',
                 channel.metadata.get('topic_type_hash', ''),
                 channel.metadata.get('offered_qos_profiles', ''),
