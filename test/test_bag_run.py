@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from bag_files import PERIOD, contents, messages, open_writer, picture, stamp_at, storage_file, write_bag, write_weights
 from dataset_folders import LENGTH, draw, write_davis
@@ -460,6 +459,7 @@ def test_prompts_survive_the_way_through_a_bag() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_memory_stays_flat_over_ten_thousand_frames(model: Sam2Model, options: RunOptions, tmp_path: Path) -> None:
     import psutil
 
@@ -488,4 +488,3 @@ def test_memory_stays_flat_over_ten_thousand_frames(model: Sam2Model, options: R
         assert run_bag(bag, tmp_path / 'out', model, chosen, quiet=True) == frames
     growth = (resident[1] - resident[0]) / 2**20
     assert growth < 20, f'resident memory grew by {growth:.1f} MB'
-    assert torch.get_num_threads() >= 1

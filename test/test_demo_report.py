@@ -244,5 +244,5 @@ def test_bags_without_results_are_reported(tmp_path: Path, store: Typestore) -> 
         writer.write(names.IMAGE, IMAGE_TYPE, START, image(store, np.zeros((4, 4, 3), np.uint8), 'rgb8', START))
     with pytest.raises(ReportError, match='no frame was processed'):
         evaluate(tmp_path, is_street=True)
-    with pytest.raises(ReportError, match='cannot be read'):
+    with pytest.raises(ReportError, match='does not exist'):
         evaluate(tmp_path / 'nowhere', is_street=True)
