@@ -24,6 +24,14 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.export': {f'{PACKAGE}.{room}' for room in ('export', 'tracking', 'corruption', 'procedural')},
     f'{PACKAGE}.evaluation': {f'{PACKAGE}.{room}' for room in ('evaluation', 'tracking', 'corruption', 'procedural')},
     'training': {'training', *(f'{PACKAGE}.{room}' for room in ('tracking', 'corruption', 'procedural'))},
+    f'{PACKAGE}.bags': {
+        f'{PACKAGE}.{room}'
+        for room in (
+            'bags', 'tracking', 'corruption', 'evaluation', 'image_codec', 'interface', 'message_core', 'overlay',
+            'video_file',
+        )
+    },
+    f'{PACKAGE}.video_file': {f'{PACKAGE}.tracking.types'},
     f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.message_core'},
     f'{PACKAGE}.message_core': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
