@@ -18,16 +18,22 @@ from safetensors.torch import save_file
 from robust_pvos_ros.bags.definitions import (
     COMPRESSED_IMAGE,
     IMAGE,
+    OBJECTS,
     compressed_message,
     interface_typestore,
     jpeg_of,
     message_types,
     serialise,
 )
-from robust_pvos_ros.message_core import make_header, make_image
+from robust_pvos_ros.bags.replay import ABOUT
+from robust_pvos_ros.bags.writer import BagWriter
+from robust_pvos_ros.message_core import make_header, make_image, make_objects
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from robust_pvos_ros.tracking.types import ObjectState, TrackedObject
 
 SECOND = 1_000_000_000
+LABELS, OBJECTS_TOPIC = '/robust_pvos/camera/label_image', '/robust_pvos/camera/objects'
+LATENCY = SECOND // 25
 PERIOD = SECOND // 10
 TINY = CompactConfig(
     image_size=128, trunk='conv', widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), dim=32, mem_dim=16, attention_layers=1,
@@ -121,3 +127,33 @@ def messages(bag: Path, topic: str) -> list[Any]:
 
     with BagReader(bag) as reader:
         return [entry.message for entry in reader.messages([topic])]
+
+
+def write_run(
+    path: Path, change=lambda index, ids: ids, adapter: str | None = '', corruption: str = '',
+    missing: tuple[int, ...] = (),
+) -> Path:  # fmt: skip
+    """A run whose masks are the truth, as ``change`` alters them; ``adapter`` None makes it a live drive with IDs of
+    its own."""
+    about = {'sequence': 'drive'}
+    if adapter is not None:
+        settings = {'adapter': adapter, 'corruption': corruption, 'prompts_from_truth': True}
+        about[ABOUT] = json.dumps(settings)
+    types = message_types()
+    with BagWriter(path, about=about) as writer:
+        for index in range(LENGTH):
+            stamp = stamp_at(index)
+            writer.write('/camera/image_raw', IMAGE, stamp, picture(index))
+            writer.write('/camera/truth', IMAGE, stamp, truth(index))
+            if index in missing:
+                continue
+            ids = change(index, draw(index)[1].astype(np.uint16))
+            header = make_header(types, stamp, 'camera')
+            writer.write_message(LABELS, IMAGE, stamp + 1, make_image(types, ids, '16UC1', header))
+            tracked = tuple(
+                TrackedObject(int(v), f'thing {v}', ObjectState.TRACKING, 1, 1, (0, 0, 9, 9), (4, 4), 9, 0, stamp)
+                for v in np.unique(ids[ids > 0])
+            )
+            listed = make_objects(types, tracked, header, 'camera')
+            writer.write_message(OBJECTS_TOPIC, OBJECTS, stamp + LATENCY, listed)
+    return path
