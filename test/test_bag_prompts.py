@@ -133,5 +133,3 @@ def test_prompts_survive_the_way_through_a_bag() -> None:
     back = prompt_from_message(store.deserialize_cdr(store.serialize_cdr(message, PROMPT), PROMPT))
     assert (back.object_id, back.label, back.box.tolist()) == (3, 'car', [1, 2, 11, 22])
     assert (back.points.tolist(), back.point_labels.tolist(), back.mask) == ([[1.5, 2.0]], [1], None)
-
-
