@@ -45,10 +45,14 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
-test-slow: setup
+$(STAMPS)/engines: $(STAMPS)/packages requirements/engines.txt
+	@tools/setup.sh engines
+	@touch $@
+
+test-slow: setup $(STAMPS)/engines
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-all: setup
+test-all: setup $(STAMPS)/engines
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup

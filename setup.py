@@ -32,6 +32,7 @@ setup(
     entry_points={
         'console_scripts': [
             'segmentation_node = robust_pvos_ros.node_main:main',
+            'pvos_export = robust_pvos_ros.export.command:main',
             'demo = robust_pvos_ros.demo.run:main',
             'demo_camera = robust_pvos_ros.demo.camera:main',
             'demo_client = robust_pvos_ros.demo.client:main',

@@ -22,23 +22,24 @@ from robust_pvos_ros.tracking.checkpoints import build_sam
 from training.export_weights import export
 from training.validate import region_similarity, validation_bank
 
-COLUMNS = ('hours', 'steps', 'J track', 'J point', 'J box', 'J&F DAVIS')
+COLUMNS = ('hours', 'steps', 'pixels', 'J track', 'J point', 'J box', 'J&F DAVIS')
 
 
-def score(checkpoint: Path, hours_before: float, clips: int) -> list[float | str]:
-    """One row."""
+def score(checkpoint: Path, hours_before: float, clips: int, on_davis: bool) -> list[float | str]:
+    """One row; the last cell is empty without DAVIS."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f'{checkpoint.stem}.safetensors'
         training = json.loads(export(checkpoint, weights)['training'])
-        found = region_similarity(build_sam('compact', str(weights)), validation_bank(), clips)
+        sam = build_sam('compact', str(weights))
+        found = region_similarity(sam, validation_bank(), clips)
         measured: float | str = ''
-        if davis.DEFAULT_DATA.is_dir():
+        if on_davis and davis.DEFAULT_DATA.is_dir():
             note = f'curve: {training["steps"]} steps'
             davis.main(['--checkpoint', str(weights), '--no-flow', '--out', folder, '--note', note])
             means = json.loads((Path(folder) / 'results.json').read_text())['mean']
             measured = round(100 * means['tracker']['mean'], 2)
     hours = round(hours_before + training['seconds'] / 3600, 3)
-    return [hours, training['steps'], *(round(value, 4) for value in found), measured]
+    return [hours, training['steps'], sam.image_size, *(round(value, 4) for value in found), measured]
 
 
 def draw(rows: list[list[str]], path: Path) -> None:
@@ -49,11 +50,11 @@ def draw(rows: list[list[str]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
-    hours = [float(row[0]) for row in rows]
-    for column, name in ((2, 'J, first mask'), (3, 'J after a click'), (4, 'J after a box')):
-        axes.plot(hours, [100 * float(row[column]) for row in rows], '.-', label=f'{name}, rendered')
-    real = [(hour, float(row[5])) for hour, row in zip(hours, rows, strict=True) if row[5]]
-    if real:
+    for column, name in ((3, 'J, first mask'), (4, 'J after a click'), (5, 'J after a box')):
+        held_out = [(float(row[0]), 100 * float(row[column])) for row in rows if row[column]]
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), '.-', label=f'{name}, rendered')
+    if real := [(float(row[0]), float(row[6])) for row in rows if row[6]]:
         axes.plot(*zip(*real, strict=True), 'ks-', label='J&F, first mask, DAVIS')
     axes.set_xlabel('hours of computing')
     axes.set_ylim(0, 100)
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True, help='path without suffix')
     parser.add_argument('--hours-before', type=float, default=0.0, help='of computing in the runs that came before')
     parser.add_argument('--clips', type=int, default=24)
+    parser.add_argument('--no-davis', action='store_true', help='keep what the file says of DAVIS')
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = options.out.with_suffix('.csv')
@@ -78,7 +80,10 @@ def main() -> None:
         with table.open(newline='', encoding='utf-8') as file:
             rows = list(csv.reader(file))[1:]
     for checkpoint in options.checkpoints:
-        rows.append([str(value) for value in score(checkpoint, options.hours_before, options.clips)])
+        row = [str(value) for value in score(checkpoint, options.hours_before, options.clips, not options.no_davis)]
+        known = next((old for old in rows if old[0] == row[0]), row)
+        rows = [old for old in rows if old is not known]
+        rows.append([*row[:-1], row[-1] or known[-1]])
         rows.sort(key=lambda row: float(row[0]))
         with table.open('w', newline='', encoding='utf-8') as file:
             csv.writer(file).writerows([COLUMNS, *rows])

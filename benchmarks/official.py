@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_video_predictor import SAM2VideoPredictor
@@ -18,10 +20,10 @@ def build_predictor(model: str, sam: SAM2Base, compact: CompactConfig | None = N
     Args:
         model: name of the architecture, as for ``load_model``.
         sam: source of the weights, without an adapter.
-        compact: architecture of ``sam`` where ``model`` is ``compact``.
+        compact: architecture of ``sam`` where ``model`` is ``compact``; its image size is that of ``sam``.
     """
     if model == 'compact':
-        arguments = sam2_arguments(compact or CompactConfig(image_size=sam.image_size))
+        arguments = sam2_arguments(replace(compact or CompactConfig(), image_size=sam.image_size))
         predictor = SAM2VideoPredictor(**arguments, add_all_frames_to_correct_as_cond=True)
     else:
         predictor = build_sam2_video_predictor(

@@ -22,6 +22,27 @@ NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What a service came to.
+
+    Attributes:
+        service: ``add_object``, ``refine_object``, ``remove_object``, ``set_label`` or ``reset``.
+        camera: its name, or empty.
+        object_id: the object concerned; 0 for none.
+        label: as requested.
+        success: whether anything may have changed.
+        message: the reply's.
+    """
+
+    service: str
+    camera: str = ''
+    object_id: int = 0
+    label: str = ''
+    success: bool = True
+    message: str = ''
+
+
+@dataclass(frozen=True)
 class MessageTypes:
     """Constructors of messages, which take every field by name.
 
@@ -37,18 +58,13 @@ class MessageTypes:
     prompt: Callable[..., Any]
     tracked_object: Callable[..., Any]
     tracked_objects: Callable[..., Any]
+    decision: Callable[..., Any]
     octets: Callable[[np.ndarray], Any]
 
 
 def nanoseconds(stamp: Any) -> int:
     """A stamp (``sec``, ``nanosec``) as integer nanoseconds."""
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
-
-
-def seconds_text(stamp: int) -> str:
-    """Nanoseconds in the form in which ``ros2 topic echo`` shows a stamp, for messages to people."""
-    seconds, rest = divmod(stamp, NANOSECONDS)
-    return f'{seconds}.{rest:09d}'
 
 
 # ---------------------------------------------------------------------------------------------------- fields to values
@@ -110,6 +126,18 @@ def tracked_from_message(message: Any) -> TrackedObject:
         area_px=int(message.area_px),
         frames_since_seen=int(message.frames_since_seen),
         mask_stamp=nanoseconds(message.mask_stamp),
+    )
+
+
+def decision_from_message(message: Any) -> Decision:
+    """Fields of ``robust_pvos_interfaces/Decision``."""
+    return Decision(
+        service=message.service,
+        camera=message.camera,
+        object_id=int(message.object_id),
+        label=message.label,
+        success=bool(message.success),
+        message=message.message,
     )
 
 
@@ -206,4 +234,17 @@ def make_objects(types: MessageTypes, objects: tuple[TrackedObject, ...], header
     """``~/NAME/objects``."""
     return types.tracked_objects(
         header=header, camera=camera, objects=[make_object(types, tracked) for tracked in objects]
+    )
+
+
+def make_decision(types: MessageTypes, decision: Decision, header: Any) -> Any:
+    """``~/decisions``; ``header`` is that of the newest frame."""
+    return types.decision(
+        header=header,
+        service=decision.service,
+        camera=decision.camera,
+        object_id=int(decision.object_id),
+        label=decision.label,
+        success=decision.success,
+        message=decision.message,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point
+from robust_pvos_interfaces.msg import Decision as DecisionMsg
 from robust_pvos_interfaces.msg import Prompt as PromptMsg
 from robust_pvos_interfaces.msg import TrackedObject as TrackedObjectMsg
 from robust_pvos_interfaces.msg import TrackedObjects
@@ -22,7 +23,9 @@ from std_msgs.msg import Header
 
 from robust_pvos_ros.message_core import (
     LABEL_ENCODING,
+    Decision,
     MessageTypes,
+    make_decision,
     make_image,
     make_mask,
     make_object,
@@ -31,7 +34,6 @@ from robust_pvos_ros.message_core import (
     make_time,
     nanoseconds,
     prompt_from_message,
-    seconds_text,
 )
 from robust_pvos_ros.tracking.types import FrameResult, Prompt, TrackedObject
 
@@ -41,9 +43,9 @@ except ImportError:
     vision_msgs = None
 
 __all__ = [
-    'TYPES', 'detections_message', 'diagnostic_status', 'image_message', 'label_message', 'mask_message',
-    'nanoseconds', 'object_message', 'objects_message', 'overlay_message', 'prompt_from_message', 'prompt_message',
-    'seconds_text', 'time_message',
+    'TYPES', 'Decision', 'decision_message', 'detections_message', 'diagnostic_status', 'image_message',
+    'label_message', 'mask_message', 'nanoseconds', 'object_message', 'objects_message', 'overlay_message',
+    'prompt_from_message', 'prompt_message', 'time_message',
 ]  # fmt: skip
 
 def _octets(values: np.ndarray) -> array.array[int]:
@@ -54,7 +56,7 @@ def _octets(values: np.ndarray) -> array.array[int]:
 
 
 TYPES = MessageTypes(
-    Time, Header, Point, RegionOfInterest, Image, PromptMsg, TrackedObjectMsg, TrackedObjects, octets=_octets
+    Time, Header, Point, RegionOfInterest, Image, PromptMsg, TrackedObjectMsg, TrackedObjects, DecisionMsg, _octets
 )
 """The classes of rclpy."""
 
@@ -67,6 +69,11 @@ def time_message(stamp: int) -> Time:
 def prompt_message(prompt: Prompt, header: Header, camera: str, object_id: int) -> PromptMsg:
     """An accepted prompt as published on ``~/prompts``; see :func:`robust_pvos_ros.message_core.make_prompt`."""
     return make_prompt(TYPES, prompt, header, camera, object_id)
+
+
+def decision_message(decision: Decision, header: Header) -> DecisionMsg:
+    """``~/decisions``; ``header`` is that of the newest frame."""
+    return make_decision(TYPES, decision, header)
 
 
 def object_message(tracked: TrackedObject) -> TrackedObjectMsg:

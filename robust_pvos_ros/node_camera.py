@@ -23,7 +23,14 @@ from robust_pvos_ros.diagnostics import FrameStatistics
 from robust_pvos_ros.image_codec import check_image, image_to_rgb
 from robust_pvos_ros.overlay import draw_overlay
 from robust_pvos_ros.parameters import CameraConfig, NodeConfig
-from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, PromptError, TrackedObject
+from robust_pvos_ros.tracking.types import (
+    FrameError,
+    FrameResult,
+    Prompt,
+    PromptError,
+    TrackedObject,
+    seconds_text,
+)
 from robust_pvos_ros.worker import FrameQueue, Worker
 
 if TYPE_CHECKING:  # torch loads in `configure`, so that the node answers from its first second
@@ -65,7 +72,7 @@ class Camera:
         self.statistics = FrameStatistics()
         self.time_jump_policy = node_config.time_jump_policy
         self.last_problem = ''
-        self.object_memory_bytes = 0
+        self.object_memory_bytes = self.history_bytes = 0
         self._node = node
         self._worker = worker
         self._prompts = prompts
@@ -187,7 +194,7 @@ class Camera:
         if newest is None or stamp >= newest:
             return
         self.statistics.count('time_jumps')
-        before, after = messages.seconds_text(newest), messages.seconds_text(stamp)
+        before, after = seconds_text(newest), seconds_text(stamp)
         text = f'{self.name}: image time jumped back from {before} to {after}'
         if self.time_jump_policy == 'remove_objects':
             removed = self.tracker.reset()
@@ -216,36 +223,37 @@ class Camera:
         """Nanoseconds of the newest processed frame."""
         return None if self._header is None else messages.nanoseconds(self._header.stamp)
 
+    @property
+    def header(self) -> Header | None:
+        """Header of the newest processed frame."""
+        return self._header
+
     def apply(self, prompt: Prompt, stamp: int) -> TrackedObject:
-        """Apply one prompt to the newest frame, publish that frame again and return the object.
+        """Apply one prompt to the frame it was drawn on, publish the newest frame again and return the object.
 
         Args:
             prompt: to apply.
-            stamp: nanoseconds of the frame it was drawn on; 0 for the newest.
+            stamp: nanoseconds of that frame, one of those that the tracker keeps; 0 for the newest.
 
         Raises:
             PromptError: if it cannot be applied; nothing has changed.
         """
-        header = self._check_stamp(stamp)
-        result = self.tracker.apply([prompt])
+        header = self._prompt_header(stamp)
+        result = self.tracker.apply([prompt], stamp or None)
         object_id = result.prompted[0]
         self._prompts.publish(messages.prompt_message(prompt, header, self.name, object_id))
         self.publish(result)
         return result.objects[result.index_of[object_id]]
 
-    def _check_stamp(self, stamp: int) -> Header:
-        newest = self.newest_stamp
-        if self._header is None or newest is None:
+    def _prompt_header(self, stamp: int) -> Header:
+        """Header of the frame that a prompt was drawn on."""
+        if self._header is None:
             raise PromptError(
                 f'camera {self.name} has not processed a frame yet: publish images on {self.topic}, then prompt'
             )
-        if stamp not in (0, newest):
-            when = 'older' if stamp < newest else 'newer'
-            raise PromptError(
-                f'stamp {messages.seconds_text(stamp)} is {when} than the newest processed frame of camera '
-                f'{self.name}: give {messages.seconds_text(newest)}, or zero for the newest'
-            )
-        return self._header
+        if stamp in (0, self.newest_stamp):
+            return self._header
+        return Header(stamp=messages.time_message(stamp), frame_id=self._header.frame_id)
 
     def has(self, object_id: int) -> bool:
         """Whether the object is in this camera's table."""
@@ -288,6 +296,7 @@ class Camera:
         if header is None:
             return
         self.object_memory_bytes = self.tracker.memory_bytes()
+        self.history_bytes = self.tracker.history_bytes()
         self._match_mask_publishers(result)
         if self._labels.get_subscription_count():
             self._labels.publish(messages.label_message(result, header))

@@ -13,6 +13,7 @@ from robust_pvos_ros.node_camera import Camera
 from robust_pvos_ros.parameters import Configuration
 
 if TYPE_CHECKING:
+    from robust_pvos_ros.export.choose import Choice
     from robust_pvos_ros.tracking.model import Sam2Model
 
 PLAUSIBLE_AGE_MS = 60_000
@@ -27,6 +28,7 @@ class ReportedNode(Protocol):
         cameras: by name.
         problem: why the last transition failed, or empty.
         progress: what ``configure`` is doing, or empty.
+        encoder_choice: which encoder runs and why; None unless configured.
     """
 
     model: Sam2Model | None
@@ -34,6 +36,7 @@ class ReportedNode(Protocol):
     cameras: dict[str, Camera]
     problem: str
     progress: str
+    encoder_choice: Choice | None
 
     @property
     def state(self) -> str:
@@ -51,11 +54,14 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
         level, text = DiagnosticStatus.ERROR, f'{state}: {node.problem}'
     elif node.progress:
         text = f'{state}: {node.progress}'
+    elif fault := _encoder_fault(node):
+        level, text = DiagnosticStatus.WARN, f'{state}: {fault}'
     values: dict[str, object] = {'state': state, 'resident_memory_mb': resident_megabytes()}
     if model is not None and configuration is not None:
         values |= {
             'model': model.name,
-            'backend': getattr(model.encoder, 'name', type(model.encoder).__name__),
+            'encoder': model.encoder.name,
+            'encoder_reason': node.encoder_choice.reason if node.encoder_choice is not None else '',
             'device': str(model.device),
             'precision': model.precision,
             'adapter': configuration.model.adapter or 'none',
@@ -63,6 +69,12 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
             'overload_policy': configuration.node.overload_policy,
         }
     return diagnostic_status(node.get_name(), level, text, _hardware(node), values)
+
+
+def _encoder_fault(node: ReportedNode) -> str:
+    """What keeps the encoder that should run from running, or empty."""
+    running = getattr(node.model.encoder, 'failure', '') if node.model is not None else ''
+    return running or (node.encoder_choice.failure if node.encoder_choice is not None else '')
 
 
 def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
@@ -82,6 +94,7 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
         'input_fps': arriving,
         'objects': len(camera.tracker.objects),
         'object_memory_mb': camera.object_memory_bytes / 2**20,
+        'history_mb': camera.history_bytes / 2**20,
         **counts,
     }
     for stage, (median, p99) in camera.statistics.percentiles().items():

@@ -86,11 +86,13 @@ LIMITS: dict[str, tuple[int, int]] = {
     'max_objects': (1, 64),
     'max_conditioning_frames': (2, 16),
     'lost_after': (1, 100_000),
+    'history_frames': (0, 300),
     'queue_depth': (1, 1000),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     'model': ('compact', 'sam2.1_tiny', 'sam2.1_small', 'sam2.1_base_plus', 'sam2.1_large'),
     'precision': ('auto', 'float32', 'bfloat16'),
+    'encoder': ('auto', 'torch', 'onnx', 'tensorrt'),
     'memory_policy': ('stock', 'selective'),
     'overload_policy': ('latest', 'every'),
     'time_jump_policy': ('remove_objects', 'keep'),

@@ -35,6 +35,7 @@ def _set_ros_environment() -> None:
     os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
     os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds_large.xml')
     os.environ['ROS_LOG_DIR'] = _for_the_session.enter_context(tempfile.TemporaryDirectory(prefix='pvos_test_log_'))
+    os.environ['XDG_CACHE_HOME'] = _for_the_session.enter_context(tempfile.TemporaryDirectory(prefix='pvos_cache_'))
     if (Path(sys.prefix) / 'share' / 'ament_index').is_dir():
         os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
 

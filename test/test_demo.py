@@ -275,7 +275,7 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     process = run_demo('--out', str(tmp_path))
     log = tmp_path / 'logs' / 'camera.log'
     end = time.monotonic() + 120
-    while not (log.is_file() and 'frame 3 ' in log.read_text()):
+    while not (log.is_file() and len(log.read_text().splitlines()) > 3):  # a camera that is late leaves frames out
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)

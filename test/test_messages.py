@@ -17,7 +17,14 @@ from std_msgs.msg import Header
 
 from robust_pvos_ros import messages
 from robust_pvos_ros.image_codec import ENCODINGS, image_to_rgb
-from robust_pvos_ros.tracking.types import FrameError, FrameResult, ObjectState, PromptError, TrackedObject
+from robust_pvos_ros.tracking.types import (
+    FrameError,
+    FrameResult,
+    ObjectState,
+    PromptError,
+    TrackedObject,
+    seconds_text,
+)
 
 HEADER = Header(stamp=messages.time_message(12_000_000_345), frame_id='optical')
 
@@ -278,4 +285,4 @@ def test_detections_are_the_visible_objects():
 def test_stamps_survive():
     for nanoseconds in (0, 1, 999_999_999, 1_000_000_000, 1_795_183_120_918_174_976):
         assert messages.nanoseconds(messages.time_message(nanoseconds)) == nanoseconds
-    assert messages.seconds_text(12_000_000_345) == '12.000000345'
+    assert seconds_text(12_000_000_345) == '12.000000345'

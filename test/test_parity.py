@@ -29,7 +29,7 @@ from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, Prompt, TrackerConfig
 
 FRAMES = 64
-SIZE = 256
+SIZE = 256  # pixels: what both see, so that neither resizes
 DISC, BOARD, EGG = 1, 2, 3
 
 
@@ -156,9 +156,9 @@ def both(
     folder = tmp_path_factory.mktemp('clip')
     frames, egg = render_clip(folder, case.pace)
     events = schedule(egg, case.pace)
-    model = case.verbs(build_sam('compact'))
+    model = case.verbs(build_sam('compact', image_size=SIZE))
     images = torch.cat([model.preprocess(frame) for frame in frames])
-    predictor = build_predictor('compact', build_sam('compact'), read_compact(shipped_weights())[0])
+    predictor = build_predictor('compact', build_sam('compact', image_size=SIZE), read_compact(shipped_weights())[0])
     storing: Any = nullcontext()
     if case.storage != torch.bfloat16:
         storing = mock.patch('sam2.sam2_video_predictor.torch', _StoringFloat32())

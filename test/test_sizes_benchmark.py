@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ TINY = {
     'one': {'trunk': 'conv', 'widths': [8, 8, 16, 16], 'depths': [1, 1, 1, 1]},
     'two': {'trunk': 'conv', 'widths': [8, 16, 16, 16], 'depths': [1, 1, 2, 1]},
 }
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers_come_back() -> Iterator[None]:
+    yield
+    torch.set_flush_denormal(False)
 
 
 def test_sizes_are_trained_resumed_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,12 +259,13 @@ def test_the_box_of_a_prompt_outlives_old_clicks(model: Sam2Model) -> None:
     tracker = VideoTracker(model)
     tracker.step(noise(1)[0], 0)
     clicks = np.column_stack([np.arange(64), np.arange(64)])
-    entry = tracker._new_object('')
+    frame = tracker._current()
+    entry = tracker._new_object('', frame)
     full = Prompt(box=[10, 10, 60, 60], points=clicks, point_labels=np.ones(64, np.int32))
-    entry.points, entry.point_labels = tracker._model_points(entry, full)
+    entry.points, entry.point_labels = tracker._model_points(entry, full, frame)
     assert entry.point_labels[0].tolist() == [2, 3] + [1] * 64
-    entry.prompt_frame = tracker._current().index
-    points, labels = tracker._model_points(entry, Prompt(object_id=1, points=[[99, 99]], point_labels=[0]))
+    entry.prompt_frame = frame.index
+    points, labels = tracker._model_points(entry, Prompt(object_id=1, points=[[99, 99]], point_labels=[0]), frame)
     assert labels[0].tolist() == [2, 3] + [1] * 63 + [0]
     assert torch.equal(points[0, 2], entry.points[0, 3]), 'the oldest click went'
 

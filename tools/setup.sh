@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the virtual environment, one step per call; the Makefile decides which steps are due.
-#   tools/setup.sh packages | interfaces | project
+#   tools/setup.sh packages | interfaces | project | engines
 # VENV: folder of the environment (default .venv).  PYTHON: interpreter to make it with (default: one that fits).
 set -euo pipefail
 
@@ -62,11 +62,18 @@ install_packages() {
   say "installing packages; torch is large, the first time takes minutes"
   "${pip[@]}" -r requirements/bootstrap.txt || fail "pip could not install requirements/bootstrap.txt (is there a package index?)"
   "${pip[@]}" --no-build-isolation -c requirements/constraints.txt \
-    -r requirements/runtime.txt -r requirements/training.txt -r requirements/ros.txt -r requirements/ros-build.txt \
+    -r requirements/runtime.txt -r requirements/export.txt -r requirements/training.txt -r requirements/ros.txt -r requirements/ros-build.txt \
     -r requirements/dev.txt \
     || fail 'pip could not install the packages of requirements/: its message above names the one'
   SAM2_BUILD_CUDA=0 "${pip[@]}" --no-deps --no-build-isolation -r requirements/sam2.txt \
     || fail 'pip could not install sam2: its message is above'
+}
+
+install_engines() {
+  say 'installing TensorRT for RTX'
+  "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-build-isolation \
+    -c requirements/constraints.txt -r requirements/engines.txt \
+    || fail 'pip could not install requirements/engines.txt: its message is above'
 }
 
 # A message that no longer exists must not stay importable, so what the last build installed goes first.
@@ -125,5 +132,6 @@ case "${1:-}" in
   packages) python=$(find_python); check_machine; make_venv; install_packages ;;
   interfaces) build_interfaces ;;
   project) install_project ;;
-  *) fail "unknown step '${1:-}': one of packages, interfaces, project" ;;
+  engines) install_engines ;;
+  *) fail "unknown step '${1:-}': one of packages, interfaces, project, engines" ;;
 esac

@@ -47,3 +47,9 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter], *value
     for parameter, gradient, part, share in zip(owners, gradients, parts[:-2], held, strict=True):
         parameter.grad = gradient.copy_(part.view_as(gradient)) if share > 0 else None
     return [float(value) for value in parts[-1]]
+
+
+def leave_processes() -> None:
+    """End the communication of :func:`make_fabric`; at the end of the interpreter its threads may abort a process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

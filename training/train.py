@@ -33,7 +33,7 @@ from training.matching import calibrate_matching
 from training.model import ClipModel
 from training.muon import Muon, is_matching, suits_muon
 from training.objectives import Objective, mask_objective, matching_objective
-from training.parallel import average_gradients, make_fabric
+from training.parallel import average_gradients, leave_processes, make_fabric
 from training.start import build_clip_model, read_initial_weights
 from training.stream import ClipRequest, ClipStream
 from training.validate import region_similarity, validation_bank
@@ -375,6 +375,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     with logging_redirect_tqdm():
         trainer.fit()
+    leave_processes()
 
 
 if __name__ == '__main__':

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NamedTuple, get_args
 
 from robust_pvos_ros.evaluation.metrics import ScoredFrames
 from robust_pvos_ros.tracking.checkpoints import MODEL_NAMES
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
 
+NODE = '/robust_pvos'
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
@@ -48,6 +50,99 @@ def run_info(options: argparse.Namespace) -> int:
             for topic, (message_type, count) in reader.topics.items():
                 print(f'  {topic:<{width}}  {count:>7}  {message_type}')
     return 0
+
+
+# -------------------------------------------------------------------------------------------------------- record, play
+
+
+def add_record(parser: argparse.ArgumentParser) -> None:
+    """Options of ``record``."""
+    parser.add_argument('out', type=Path, help='bag to be made')
+    parser.add_argument('--node', default=NODE, help='whose topics are recorded (default: %(default)s)')
+    parser.add_argument('--topic', action='append', default=[], metavar='PATTERN', help='more topics: "/tf*"')
+    parser.add_argument('--without', action='append', default=[], metavar='PATTERN', help='topics to leave out')
+    parser.add_argument('--pictures', action='store_true', help='overlay and single masks, too')
+    parser.add_argument('--duration', type=float, default=0.0, metavar='SECONDS', help='default: until Ctrl-C')
+
+
+def run_record(options: argparse.Namespace) -> int:
+    """Live topics into a bag."""
+    from robust_pvos_ros.bags.definitions import BagError
+
+    if options.duration < 0:
+        raise BagError('--duration must not be negative')
+    recorder = _live('recorder')
+    selection = recorder.Selection(options.node, tuple(options.topic), tuple(options.without), options.pictures)
+    made = recorder.record(options.out, selection, options.duration)
+    print(f'{options.out}: {made.status()}')
+    return 0
+
+
+def add_play(parser: argparse.ArgumentParser) -> None:
+    """Options of ``play``."""
+    parser.add_argument('bag', type=Path)
+    parser.add_argument('--rate', type=float, default=1.0, help='times faster than recorded (default: 1)')
+    parser.add_argument('--node', default=NODE, help='segmentation node that is prompted (default: %(default)s)')
+    parser.add_argument(
+        '--camera', action='append', default=[], metavar='[NAME=]TOPIC', help="image topic, and the node's camera"
+    )
+    parser.add_argument('--topic', action='append', default=[], metavar='TOPIC', help='only these besides the cameras')
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument('--prompts', type=Path, metavar='FILE', help='YAML or JSON (default: those in the bag)')
+    prompts.add_argument('--no-prompts', action='store_true', help='do not repeat the prompts and decisions in the bag')
+    parser.add_argument('--corrupt', default='', metavar='KIND[:SEVERITY]', help='such as fog:3, or fog:2+iso_noise')
+    parser.add_argument('--seed', type=int, default=0, help='of the corruption')
+    parser.add_argument('--loop', type=int, default=1, metavar='TIMES', help='0: for ever')
+    parser.add_argument('--stamps', choices=('recorded', 'monotonic', 'now'), default='monotonic')
+    parser.add_argument('--no-clock', action='store_true', help='do not publish /clock')
+    parser.add_argument(
+        '--lossless', nargs='?', type=int, const=4, default=0, metavar='WINDOW',
+        help='lose no frame: wait for the node, whose overload_policy must be every; at most so many frames on the way '
+        '(default: 4)',
+    )  # fmt: skip
+    parser.add_argument('--as-fast-as-possible', action='store_true', help='with --lossless: at the speed of the node')
+    parser.add_argument('--patience', type=float, default=30.0, metavar='SECONDS', help='how long to wait for the node')
+
+
+def run_play(options: argparse.Namespace) -> int:
+    """A bag to the running system."""
+    from robust_pvos_ros.bags.definitions import BagError
+
+    if options.rate <= 0 or options.loop < 0 or options.lossless < 0 or options.patience <= 0:
+        raise BagError('--rate and --patience must be positive, --loop and --lossless not negative')
+    if options.as_fast_as_possible and not options.lossless:
+        raise BagError('--as-fast-as-possible needs --lossless: otherwise the node would drop most of the frames')
+    player = _live('player')
+    played = player.play(
+        options.bag,
+        player.PlayOptions(
+            rate=0.0 if options.as_fast_as_possible else options.rate,
+            node=options.node,
+            cameras=tuple(options.camera),
+            topics=tuple(options.topic),
+            prompts=not options.no_prompts,
+            prompt_file=options.prompts,
+            corrupt=options.corrupt,
+            seed=options.seed,
+            loops=options.loop,
+            stamps=options.stamps,
+            clock=not options.no_clock,
+            window=options.lossless,
+            patience=options.patience,
+        ),
+    )
+    print(f'{options.bag}: {played.published} messages')
+    return 0
+
+
+def _live(module: str) -> ModuleType:
+    """A module that needs ROS.  Raises ``BagError`` where that is not sourced."""
+    from robust_pvos_ros.bags.definitions import BagError
+
+    try:
+        return importlib.import_module(f'robust_pvos_ros.live.{module}')
+    except ImportError as error:
+        raise BagError(f'this command needs ROS 2: source it, and the workspace of this package ({error})') from error
 
 
 # -------------------------------------------------------------------------------------------------------------- import
@@ -133,7 +228,9 @@ def run_run(options: argparse.Namespace) -> int:
             options.model, options.checkpoint, options.image_size, options.adapter, options.device, options.precision,
             options.threads,
         ),
-        tracker=TrackerConfig(max_objects=options.max_objects, memory_policy=options.memory_policy),
+        tracker=TrackerConfig(
+            max_objects=options.max_objects, memory_policy=options.memory_policy, history_frames=0
+        ),
         cameras=tuple(options.camera),
         prompt_file=options.prompts,
         prompts_from_truth=options.prompts_from_truth,
@@ -235,9 +332,10 @@ def run_score(options: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------------------------------------------------------- main
 
-# Commands that need ROS belong here, too; they import it when they run.
 COMMANDS = (
     Command('info', 'what is in a bag', add_info, run_info),
+    Command('record', 'record the topics of a segmentation node', add_record, run_record),
+    Command('play', 'play a bag to the running system', add_play, run_play),
     Command('import', 'make bags from a dataset in DAVIS layout or from a video', add_import, run_import),
     Command('run', 'run the tracker over a bag: every frame once, in order, by no clock', add_run, run_run),
     Command('export', 'masks of a bag as PNGs or as a video', add_export, run_export),

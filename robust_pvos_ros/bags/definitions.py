@@ -22,6 +22,7 @@ IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 PROMPT = f'{INTERFACES}/msg/Prompt'
 OBJECTS = f'{INTERFACES}/msg/TrackedObjects'
+DECISION = f'{INTERFACES}/msg/Decision'
 
 
 class BagError(PvosError):
@@ -74,6 +75,7 @@ def message_types() -> MessageTypes:
         prompt=types[PROMPT],
         tracked_object=types[f'{INTERFACES}/msg/TrackedObject'],
         tracked_objects=types[OBJECTS],
+        decision=types[DECISION],
         octets=np.ascontiguousarray,
     )
 

@@ -1,4 +1,5 @@
-"""Prompts for a replay: recorded in the bag, written in a file, or made from the truth."""
+"""What is asked of the tracker in a replay: prompts recorded in the bag, written in a file or made from the truth, and
+the recorded decisions that changed its objects in other ways."""
 
 from __future__ import annotations
 
@@ -12,16 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 import yaml
 
-from robust_pvos_ros.bags.definitions import PROMPT, BagError
+from robust_pvos_ros.bags.definitions import DECISION, PROMPT, BagError
 from robust_pvos_ros.bags.frames import stamp_of
-from robust_pvos_ros.bags.reader import BagReader
+from robust_pvos_ros.bags.reader import BagReader, Entry
 from robust_pvos_ros.evaluation.davis import read_annotation
 from robust_pvos_ros.evaluation.metrics import EvaluationError
 from robust_pvos_ros.evaluation.protocol import PromptKind, make_prompt
-from robust_pvos_ros.message_core import prompt_from_message, seconds_text
-from robust_pvos_ros.tracking.types import Prompt, PromptError
+from robust_pvos_ros.message_core import Decision, decision_from_message, prompt_from_message
+from robust_pvos_ros.tracking.types import Prompt, PromptError, seconds_text
 
 KEYS = {'camera', 'frame', 'stamp', 'object_id', 'label', 'points', 'point_labels', 'box', 'mask'}
+CHANGES = ('remove_object', 'set_label', 'reset')
+"""Services that change the objects without a prompt."""
+Request = Prompt | Decision
+"""A prompt, or an accepted request to one of ``CHANGES``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +51,8 @@ class FrameKey:
 class PromptSource(Protocol):
     """Where prompts come from.  ``object_id`` of a prompt is the ID the object is to have; 0 leaves that open."""
 
-    def due(self, frame: FrameKey) -> list[Prompt]:
-        """The prompts of a frame, in their order; called once for every frame."""
+    def due(self, frame: FrameKey) -> list[Request]:
+        """The requests of a frame, in their order; called once for every frame."""
 
     def wanted_ids(self) -> list[int]:
         """IDs that are known to be asked for."""
@@ -69,7 +74,7 @@ class TruthPrompts:
         self._kind = kind
         self._seen: dict[str, list[int]] = {}
 
-    def due(self, frame: FrameKey) -> list[Prompt]:
+    def due(self, frame: FrameKey) -> list[Request]:
         """See :class:`PromptSource`."""
         if frame.truth is None:
             return []
@@ -98,12 +103,12 @@ class TruthPrompts:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A prompt and its frame: ``index``, or ``stamp``, or the first frame recorded at ``time`` or later.
+    """A request and its frame: ``index``, or ``stamp``, or the first frame recorded at ``time`` or later.
 
     ``camera`` may be empty where there is only one.
     """
 
-    prompt: Prompt
+    request: Request
     camera: str
     where: str
     index: int | None = None
@@ -111,7 +116,7 @@ class Planned:
     time: int | None = None
 
     def is_of(self, frame: FrameKey) -> bool:
-        """Whether the prompt belongs to a frame."""
+        """Whether the request belongs to a frame."""
         if self.camera not in ('', frame.camera):
             return False
         if self.index is not None:
@@ -121,7 +126,7 @@ class Planned:
         return self.time is not None and frame.time >= self.time
 
     def is_missed_by(self, frame: FrameKey) -> bool:
-        """Whether a frame shows that the prompt's own frame is not in the bag."""
+        """Whether a frame shows that the request's own frame is not in the bag."""
         if self.stamp is None or self.camera not in ('', frame.camera):
             return False
         return frame.stamp > self.stamp and (self.time is None or frame.time > self.time)
@@ -137,18 +142,18 @@ class PlannedPrompts:
     def __len__(self) -> int:
         return len(self._planned)
 
-    def due(self, frame: FrameKey) -> list[Prompt]:
+    def due(self, frame: FrameKey) -> list[Request]:
         """See :class:`PromptSource`.  Raises ``BagError`` where a prompt's own frame is missing."""
         found = [number for number in self._open if self._planned[number].is_of(frame)]
         self._open = [number for number in self._open if number not in found]
         missed = [self._planned[number] for number in self._open if self._planned[number].is_missed_by(frame)]
         if missed:
             raise self._unfit(missed[0])
-        return [self._planned[number].prompt for number in found]
+        return [self._planned[number].request for number in found]
 
     def wanted_ids(self) -> list[int]:
         """See :class:`PromptSource`."""
-        return [planned.prompt.object_id for planned in self._planned if planned.prompt.object_id]
+        return [p.request.object_id for p in self._planned if isinstance(p.request, Prompt) and p.request.object_id]
 
     def finish(self) -> None:
         """See :class:`PromptSource`."""
@@ -172,26 +177,43 @@ class PlannedPrompts:
         self._open = [int(number) for number in state]
 
 
-def recorded_prompts(reader: BagReader, topic: str) -> PlannedPrompts:
+def recorded_prompts(reader: BagReader, topic: str, decisions: str = '') -> PlannedPrompts:
     """The accepted prompts in a bag, each for the frame whose stamp it bears; one without a stamp is for the first
     frame recorded after it.
+
+    Args:
+        reader: of the bag.
+        topic: of the prompts.
+        decisions: topic of the decisions, of which those in ``CHANGES`` are taken; it may be missing.
 
     Raises:
         BagError: if the topic is missing or empty, or a prompt is malformed.
     """
     reader.require(topic, PROMPT)
+    topics = [topic]
+    if decisions in reader.topics:
+        reader.require(decisions, DECISION)
+        topics.append(decisions)
     planned = []
-    for number, entry in enumerate(reader.messages([topic]), 1):
-        where = f'prompt {number} on {topic}'
+    for number, entry in enumerate(reader.messages(topics), 1):
+        where = f'{"prompt" if entry.topic == topic else "decision"} {number} on {entry.topic}'
         try:
-            prompt = prompt_from_message(entry.message)
+            request = _request(entry)
         except PromptError as error:
             raise BagError(f'{where} is malformed: {error}') from error
         stamp = stamp_of(entry.message)
-        planned.append(Planned(prompt, entry.message.camera, where, stamp=stamp or None, time=entry.time))
-    if not planned:
+        if request is not None:
+            planned.append(Planned(request, entry.message.camera, where, stamp=stamp or None, time=entry.time))
+    if not any(isinstance(p.request, Prompt) for p in planned):
         raise BagError(f'topic {topic} of bag {reader.path} holds no prompts')
     return PlannedPrompts(planned)
+
+
+def _request(entry: Entry) -> Request | None:
+    if entry.type == PROMPT:
+        return prompt_from_message(entry.message)
+    decision = decision_from_message(entry.message)
+    return decision if decision.success and decision.service in CHANGES else None
 
 
 def prompts_from_file(path: Path) -> PlannedPrompts:

@@ -54,7 +54,7 @@ class RunOptions:
     """
 
     model: ModelConfig = field(default_factory=lambda: ModelConfig(threads=1))
-    tracker: TrackerConfig = field(default_factory=lambda: TrackerConfig(max_objects=255))
+    tracker: TrackerConfig = field(default_factory=lambda: TrackerConfig(max_objects=255, history_frames=0))
     cameras: tuple[str, ...] = ()
     prompt_file: Path | None = None
     prompts_from_truth: PromptKind | Literal[''] = ''
@@ -151,7 +151,8 @@ def _prompt_source(reader: BagReader, cameras: list[CameraTopic], options: RunOp
             f'bag {reader.path} has no prompts on {options.prompt_topic}: name their topic with --prompt-topic, or '
             'give --prompts FILE or --prompts-from-truth'
         )
-    return recorded_prompts(reader, options.prompt_topic)
+    decisions = options.prompt_topic.rpartition('/')[0] + interface.DECISIONS.name.removeprefix('~')
+    return recorded_prompts(reader, options.prompt_topic, decisions)
 
 
 def _runner(

@@ -12,6 +12,7 @@ import numpy as np
 from robust_pvos_ros import interface
 from robust_pvos_ros.bags.definitions import (
     COMPRESSED_IMAGE,
+    DECISION,
     IMAGE,
     OBJECTS,
     PROMPT,
@@ -22,14 +23,14 @@ from robust_pvos_ros.bags.definitions import (
     message_types,
 )
 from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, CameraTopic, Joined
-from robust_pvos_ros.bags.prompts import FrameKey, IdSource, PromptSource
+from robust_pvos_ros.bags.prompts import FrameKey, IdSource, PromptSource, Request
 from robust_pvos_ros.bags.reader import picture_of
 from robust_pvos_ros.bags.writer import BagWriter
 from robust_pvos_ros.corruption.corruption import ClipCorruption
 from robust_pvos_ros.image_codec import labels_of
-from robust_pvos_ros.message_core import LABEL_ENCODING, make_image, make_objects, make_prompt, seconds_text
+from robust_pvos_ros.message_core import LABEL_ENCODING, make_decision, make_image, make_objects, make_prompt
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, PromptError
+from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, PromptError, seconds_text
 
 NODE = '/robust_pvos'
 LARGEST_ID = 65535
@@ -104,6 +105,7 @@ class Runner:
             self.writer.add_topic(output_topic(interface.OBJECTS, run.camera.name), OBJECTS)
             self.writer.add_topic(timing_topic(run.camera.name), DIAGNOSTICS)
         self.writer.add_topic(output_topic(interface.PROMPTS), PROMPT)
+        self.writer.add_topic(output_topic(interface.DECISIONS), DECISION)
 
     def step(self, frame: Joined) -> FrameResult:
         """Process one frame.
@@ -125,9 +127,8 @@ class Runner:
                 rgb = run.corruption.rgb(np.array(rgb), run.frames)  # of its own: a bag's pixels are read-only
             self._follow_time(run, frame.stamp)
             key = FrameKey(run.camera.name, run.frames, frame.stamp, frame.entry.time, truth)
-            wanted, prompts = self._numbered(run, self.prompts.due(key))
-            run.ids.ask(wanted)
-            result = run.tracker.step(rgb, frame.stamp, prompts)
+            requests = self._numbered(run, self.prompts.due(key))
+            result, prompted = _carry_out(run, rgb, frame.stamp, requests)
         except (FrameError, PromptError) as error:
             raise BagError(f'{where}: {error}') from error
         if max(result.index_of, default=0) > LARGEST_ID:
@@ -135,7 +136,7 @@ class Runner:
         took = (time.perf_counter_ns() - begun) / 1e6
         run.frames, run.newest = run.frames + 1, frame.stamp
         self.frames += 1
-        self._write(run, frame, rgb, result, prompts, took)
+        self._write(run, frame, rgb, result, requests, prompted, took)
         return result
 
     def _follow_time(self, run: CameraRun, stamp: int) -> None:
@@ -146,23 +147,27 @@ class Runner:
         self.say(f'{run.camera.name}: image time jumps back from {before} to {after}; {removed} objects removed')
 
     @staticmethod
-    def _numbered(run: CameraRun, prompts: list[Prompt]) -> tuple[list[int], list[Prompt]]:
-        """IDs asked for by the prompts that start objects, and the prompts as the tracker takes them: an ID that is
-        known already means a correction."""
+    def _numbered(run: CameraRun, requests: list[Request]) -> list[Request]:
+        """The requests as the tracker takes them; the source of IDs learns what the objects that start are to have.
+
+        A prompt with an ID that is known already means a correction.
+        """
         known = set(run.ids.used)
-        wanted, numbered = [], []
-        for prompt in prompts:
-            if prompt.object_id in known:
-                numbered.append(prompt)
-                continue
-            wanted.append(prompt.object_id)
-            known.add(prompt.object_id)
-            numbered.append(replace(prompt, object_id=0))
-        return wanted, numbered
+        wanted: list[int] = []
+        numbered: list[Request] = []
+        for request in requests:
+            if isinstance(request, Prompt) and request.object_id not in known:
+                wanted.append(request.object_id)
+                known.add(request.object_id)
+                request = replace(request, object_id=0)
+            numbered.append(request)
+        run.ids.ask(wanted)
+        return numbered
 
     def _write(
-        self, run: CameraRun, frame: Joined, rgb: np.ndarray, result: FrameResult, prompts: list[Prompt], took: float
-    ) -> None:
+        self, run: CameraRun, frame: Joined, rgb: np.ndarray, result: FrameResult, requests: list[Request],
+        prompted: list[int], took: float,
+    ) -> None:  # fmt: skip
         types, header, recorded = message_types(), frame.entry.message.header, frame.entry.time
         name = run.camera.name
         if self.keep_images:
@@ -171,15 +176,47 @@ class Runner:
         truth = frame.sides.get(run.camera.truth)
         if truth is not None:
             self.writer.write_message(run.camera.truth, IMAGE, recorded, truth.message)
-        for prompt, object_id in zip(prompts, result.prompted, strict=True):
-            message = make_prompt(types, prompt, header, name, object_id)
-            self.writer.write_message(output_topic(interface.PROMPTS), PROMPT, recorded, message)
+        ids = iter(prompted)
+        for request in requests:
+            if isinstance(request, Prompt):
+                message = make_prompt(types, request, header, name, next(ids))
+                self.writer.write_message(output_topic(interface.PROMPTS), PROMPT, recorded, message)
+            else:
+                decided = make_decision(types, replace(request, camera=name), header)
+                self.writer.write_message(output_topic(interface.DECISIONS), DECISION, recorded, decided)
         labels = make_image(types, result.label_image, LABEL_ENCODING, header)
         self.writer.write_message(output_topic(interface.LABEL_IMAGE, name), IMAGE, recorded, labels)
         timings = timing_message({'total': took, **run.tracker.timings}, header, name)
         self.writer.write_message(timing_topic(name), DIAGNOSTICS, recorded, timings)
         objects = make_objects(types, result.objects, header, name)
         self.writer.write_message(output_topic(interface.OBJECTS, name), OBJECTS, recorded, objects)
+
+
+def _carry_out(
+    run: CameraRun, rgb: np.ndarray, stamp: int, requests: list[Request]
+) -> tuple[FrameResult, list[int]]:
+    """One frame with its requests in their order.
+
+    Returns:
+        the frame after the last request, and the IDs of the objects that prompts were for.
+    """
+    tracker, at = run.tracker, 0
+    while at < len(requests) and isinstance(requests[at], Prompt):
+        at += 1
+    result = tracker.step(rgb, stamp, [r for r in requests[:at] if isinstance(r, Prompt)])
+    prompted = list(result.prompted)
+    for request in requests[at:]:
+        if isinstance(request, Prompt):
+            result = tracker.apply([request])
+            prompted += result.prompted
+        elif request.service == 'reset':
+            tracker.reset()
+        elif request.service == 'remove_object':
+            tracker.remove(request.object_id)
+        else:
+            tracker.set_label(request.object_id, request.label)
+    assert tracker.last_result is not None
+    return tracker.last_result, prompted
 
 
 def timing_topic(camera: str) -> str:

@@ -37,11 +37,22 @@ def header_stamp(data: bytes | memoryview) -> int:
     return seconds * 1_000_000_000 + nanoseconds
 
 
+def with_stamp(data: bytes | memoryview, stamp: int) -> bytes:
+    """The same message under another stamp, nanoseconds.  Raises as :func:`header_stamp`."""
+    header_stamp(data)
+    changed = bytearray(data)
+    struct.pack_into(f'{"<" if data[1] & 1 else ">"}iI', changed, 4, *divmod(stamp, 1_000_000_000))
+    return bytes(changed)
+
+
 class BagWriter:
     """An MCAP bag under construction; a context manager.
 
     It grows in ``PATH.partial`` and appears as ``PATH`` when it is closed.  Leaving the context by an exception removes
     it.  Topics are registered with their first message or by :meth:`add_topic`.  Not safe for several threads.
+
+    Attributes:
+        written: number of messages; bytes: their size before compression.
 
     Args:
         path: folder of the bag; it must not exist.
@@ -64,6 +75,7 @@ class BagWriter:
     ) -> None:
         self.path = Path(path)
         self.written = 0
+        self.bytes = 0
         self._partial = workplace or partial_of(self.path)
         self._store = interface_typestore() if typestore is None else typestore
         self._connections: dict[str, Connection] = {}
@@ -152,6 +164,7 @@ class BagWriter:
         self.add_topic(topic, message_type)
         self._writer.write(self._connections[topic], time, data)
         self.written += 1
+        self.bytes += len(data)
 
     def write_message(self, topic: str, message_type: str, time: int, message: Any) -> None:
         """Append one message made from :func:`robust_pvos_ros.bags.definitions.message_types`."""

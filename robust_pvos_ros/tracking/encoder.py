@@ -28,6 +28,10 @@ class EncoderOutput(NamedTuple):
 class Encoder(Protocol):
     """Turns a normalised image into feature maps."""
 
+    @property
+    def name(self) -> str:
+        """``torch``, ``onnx`` or ``tensorrt``."""
+
     def __call__(self, image: Tensor) -> EncoderOutput:
         """(1, 3, S, S) float32, normalised with the ImageNet statistics -> feature maps."""
 
@@ -55,7 +59,17 @@ class TorchEncoder:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> EncoderOutput:
-        """See :class:`Encoder`; the trunk's ``forward`` and ``FpnNeck.forward``."""
+        """See :class:`Encoder`."""
+        return self.run(image)
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Compute in ``dtype``; the network changes with it."""
+        for module in (self._trunk, self._neck, *self._skips):
+            module.to(dtype)
+        self._position = None if self._position is None else self._position.to(dtype)
+
+    def run(self, image: Tensor) -> EncoderOutput:
+        """The trunk's ``forward`` and ``FpnNeck.forward``, outside inference mode too."""
         stages = self._trunk(image) if self._position is None else self._hiera(image, self._position)
         stride4, stride8, stride16 = self._pyramid(stages)[: self._levels]
         return EncoderOutput(self._skips[0](stride4), self._skips[1](stride8), stride16)

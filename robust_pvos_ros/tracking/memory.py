@@ -80,6 +80,10 @@ class ObjectMemory:
         if len(self.conditioning) > self.max_conditioning:
             del self.conditioning[1]
 
+    def copy(self) -> ObjectMemory:
+        """A memory that later frames do not change; it shares the tensors."""
+        return replace(self, conditioning=list(self.conditioning), recent=list(self.recent))
+
     def before(self, frame_index: int) -> ObjectMemory:
         """The memory as it was when frame ``frame_index`` was tracked: without that frame itself."""
         return ObjectMemory(

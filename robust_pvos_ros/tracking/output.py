@@ -8,6 +8,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
+from robust_pvos_ros.tracking.types import ObjectState, TrackedObject
+
 
 class MaskMeasure(NamedTuple):
     """Half-open box (x0, y0, x1, y1), centroid (x, y) and area of a mask, in pixels; all 0 where it is empty."""
@@ -82,3 +85,33 @@ def measure(mask: np.ndarray) -> MaskMeasure:
         return EMPTY
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return MaskMeasure((x, y, x + width, y + height), (moments['m10'] / area, moments['m01'] / area), area)
+
+
+def describe(
+    entry: ObjectRow, mask: np.ndarray, score: float, iou: float, frame: StreamFrame, lost_after: int
+) -> TrackedObject:
+    """One object as of ``frame``, which its row belongs to; the row learns when it was last seen.
+
+    Args:
+        mask: bool (H, W); score: of the object's presence, 0 to 1; iou: as the decoder predicts it.
+        lost_after: frames without a visible mask after which OCCLUDED becomes LOST.
+    """
+    found = measure(mask)
+    if found.area:
+        entry.last_seen_frame = frame.index
+    unseen = frame.index - entry.last_seen_frame
+    state = ObjectState.TRACKING
+    if not found.area:
+        state = ObjectState.LOST if unseen >= lost_after else ObjectState.OCCLUDED
+    return TrackedObject(
+        object_id=entry.object_id,
+        label=entry.label,
+        state=state,
+        object_score=score,
+        predicted_iou=min(max(iou, 0.0), 1.0),
+        box=found.box,
+        centroid=found.centroid,
+        area_px=found.area,
+        frames_since_seen=unseen,
+        mask_stamp=frame.stamp,
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from robust_pvos_ros.tracking.history import ObjectRow
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
 
@@ -32,11 +33,12 @@ def unpack_memory(packed: dict[str, Any]) -> ObjectMemory:
     return ObjectMemory(**{**packed, **lists})
 
 
-def pack_decoded(decoded: Decoded) -> list[Tensor]:
-    """The tensors of a decoded mask, in their order."""
-    return [_kept(tensor) for tensor in decoded]
+def pack_row(row: ObjectRow) -> dict[str, Any]:
+    """A row of the object table in the same form."""
+    values = {part.name: _kept(getattr(row, part.name)) for part in fields(ObjectRow)}
+    return {**values, 'memory': pack_memory(row.memory), 'decoded': [_kept(tensor) for tensor in row.decoded]}
 
 
-def unpack_decoded(packed: list[Tensor]) -> Decoded:
-    """The inverse of :func:`pack_decoded`."""
-    return Decoded(*packed)
+def unpack_row(packed: dict[str, Any]) -> ObjectRow:
+    """The inverse of :func:`pack_row`."""
+    return ObjectRow(**{**packed, 'memory': unpack_memory(packed['memory']), 'decoded': Decoded(*packed['decoded'])})

@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
-from robust_pvos_ros.tracking.output import measure, render_masks
-from robust_pvos_ros.tracking.snapshot import pack_decoded, pack_memory, unpack_decoded, unpack_memory
+from robust_pvos_ros.tracking.output import describe, render_masks
+from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
     MAX_POINTS,
     FrameError,
     FrameResult,
-    ObjectState,
     Prompt,
     PromptError,
     TrackedObject,
@@ -33,32 +31,6 @@ from robust_pvos_ros.tracking.types import (
 
 MEMORY_POLICIES = ('stock', 'selective')
 LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
-
-
-@dataclass
-class _Object:
-    """One row of the object table.
-
-    Invariant: ``decoded`` (batch 1) belongs to the newest frame, and ``memory`` holds that frame if it is remembered.
-    """
-
-    object_id: int
-    label: str
-    memory: ObjectMemory
-    decoded: Decoded
-    prompt_frame: int
-    points: Tensor
-    point_labels: Tensor
-    last_seen_frame: int
-
-
-@dataclass(frozen=True)
-class _Frame:
-    stamp: int
-    index: int
-    height: int
-    width: int
-    features: EncoderOutput
 
 
 class VideoTracker:
@@ -85,12 +57,15 @@ class VideoTracker:
             raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.config.memory_policy!r}')
         if self.config.max_objects < 1 or self.config.lost_after < 1:
             raise ValueError('max_objects and lost_after must be at least 1')
+        if self.config.history_frames < 0:
+            raise ValueError('history_frames must be 0 or positive')
         if self.config.max_conditioning_frames < 2:
             raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
         self._ids = itertools.count(1) if ids is None else ids
-        self._table: dict[int, _Object] = {}
-        self._frame: _Frame | None = None
+        self._table: dict[int, ObjectRow] = {}
+        self._frame: StreamFrame | None = None
         self._next_index = 0
+        self._history = FrameHistory(self.config.history_frames)
         self.last_result: FrameResult | None = None
         self.timings: dict[str, float] = {}
 
@@ -117,25 +92,43 @@ class VideoTracker:
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
         with self._timed('encode'):
             features = self.model.encode(rgb)
-        frame = _Frame(stamp, self._next_index, height, width, features)
-        tracked = self._track(frame)
+        frame = StreamFrame(stamp, self._next_index, height, width, features)
+        tracked = self._track(frame, list(self._table.values()))
+        if self._frame is not None:
+            self._history.push(self._frame, self._table)
         self._frame = frame
         self._next_index += 1
         for entry, decoded, memory in tracked:
             self._commit(entry, decoded, memory)
-        return self._finish(self._apply(prompts))
+        return self._finish(self._apply(prompts, frame, self._table))
 
-    def apply(self, prompts: Sequence[Prompt]) -> FrameResult:
-        """Apply prompts to the newest processed frame, from its cached features.
+    def apply(self, prompts: Sequence[Prompt], stamp: int | None = None) -> FrameResult:
+        """Apply prompts to a processed frame, from its cached features.
+
+        On a past frame a prompt has the effect that it would have had in time: the object is followed through the
+        frames that came since, so that it is up to date on the newest one.
+
+        Args:
+            prompts: in pixels of that frame.
+            stamp: of the frame they were drawn on, one of the last ``history_frames`` or the newest; None for the
+                newest.
+
+        Returns:
+            the newest frame.
 
         Raises:
-            PromptError: if there is no frame yet or a prompt cannot be applied; nothing has changed.
+            PromptError: if there is no such frame or a prompt cannot be applied; nothing has changed.
         """
-        if self._frame is None:
+        newest = self._frame
+        if newest is None:
             raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
-        self._check_prompts(prompts, self._frame.height, self._frame.width)
+        past = None if stamp is None or stamp == newest.stamp else self._history.find(stamp, newest)
+        frame = newest if past is None else past.frame
+        self._check_prompts(prompts, frame.height, frame.width)
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
-        return self._finish(self._apply(prompts))
+        if past is None:
+            return self._finish(self._apply(prompts, frame, self._table))
+        return self._finish(self._apply_late(prompts, past, newest))
 
     # ------------------------------------------------------------------------------------------------ the object table
 
@@ -154,9 +147,13 @@ class VideoTracker:
         self._refresh()
 
     def reset(self) -> int:
-        """Forget every object and return how many there were; IDs go on counting, the newest frame can be prompted."""
+        """Forget every object and past frame and return how many objects there were.
+
+        IDs go on counting, and the newest frame can be prompted.
+        """
         removed = len(self._table)
         self._table.clear()
+        self._history.clear()
         self._refresh()
         return removed
 
@@ -173,30 +170,36 @@ class VideoTracker:
             newest[object_id] = max(frames, key=lambda memory: memory.frame_index).pointer
         return newest
 
+    def stamps(self) -> tuple[int, int] | None:
+        """Stamps of the oldest and the newest frame that can be prompted; None before the first frame."""
+        return None if self._frame is None else (self._history.oldest_stamp(self._frame), self._frame.stamp)
+
+    def history_bytes(self) -> int:
+        """Bytes held by past frames: feature maps, and what objects remembered of them."""
+        return self._history.nbytes()
+
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
         return sum(entry.memory.nbytes() for entry in self._table.values())
 
     def state(self) -> dict[str, Any]:
-        """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``."""
-        packed = []
-        for entry in self._table.values():
-            values = {part.name: getattr(entry, part.name) for part in fields(_Object)}
-            values.update(memory=pack_memory(entry.memory), decoded=pack_decoded(entry.decoded))
-            packed.append(values)
-        return {'next_index': self._next_index, 'objects': packed}
+        """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``.
+
+        Past frames are not in it: a prompt for one of them is refused after :meth:`restore`.
+        """
+        return {'next_index': self._next_index, 'objects': [pack_row(row) for row in self._table.values()]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
         self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
-        for values in state['objects']:
-            memory, decoded = unpack_memory(values['memory']), unpack_decoded(values['decoded'])
-            self._table[values['object_id']] = _Object(**{**values, 'memory': memory, 'decoded': decoded})
+        self._history.clear()
+        self._table = {row.object_id: row for row in map(unpack_row, state['objects'])}
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
-    def _track(self, frame: _Frame) -> list[tuple[_Object, Decoded, MemoryFrame]]:
-        entries = list(self._table.values())
+    def _track(
+        self, frame: StreamFrame, entries: Sequence[ObjectRow]
+    ) -> list[tuple[ObjectRow, Decoded, MemoryFrame]]:
         tracked = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
             members = [entries[position] for position in group]
@@ -210,27 +213,50 @@ class VideoTracker:
             tracked += list(zip(members, parts, memories, strict=True))
         return tracked
 
-    def _commit(self, entry: _Object, decoded: Decoded, memory: MemoryFrame) -> None:
+    def _commit(self, entry: ObjectRow, decoded: Decoded, memory: MemoryFrame) -> None:
         entry.decoded = decoded
         if self.config.memory_policy == 'stock' or bool(decoded.score > 0):
             entry.memory.remember(memory)
 
-    def _apply(self, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    def _apply(self, prompts: Sequence[Prompt], frame: StreamFrame, table: dict[int, ObjectRow]) -> tuple[int, ...]:
+        """Prompt objects of ``table`` on ``frame``, which its rows belong to; new ones are added to it."""
         prompted = []
         with self._timed('prompt'):
             for prompt in prompts:
-                if prompt.object_id == 0:
-                    entry = self._new_object(prompt.label)
-                else:
-                    entry = self._table[prompt.object_id]
-                self._prompt(entry, prompt)
+                entry = self._new_object(prompt.label, frame) if prompt.object_id == 0 else table[prompt.object_id]
+                self._prompt(entry, prompt, frame)
                 entry.label = prompt.label or entry.label
-                self._table[entry.object_id] = entry
+                table[entry.object_id] = entry
                 prompted.append(entry.object_id)
         return tuple(prompted)
 
-    def _new_object(self, label: str) -> _Object:
-        frame = self._current()
+    def _apply_late(self, prompts: Sequence[Prompt], past: PastFrame, newest: StreamFrame) -> tuple[int, ...]:
+        """Prompt objects on a past frame and follow them to the newest one."""
+        born_later = [p.object_id for p in prompts if p.object_id and p.object_id not in past.rows]
+        if born_later:
+            raise PromptError(f'object {born_later[0]} did not exist on the frame of this prompt: give a later stamp')
+        table = {p.object_id: past.rows[p.object_id].snapshot() for p in prompts if p.object_id}
+        prompted = self._apply(prompts, past.frame, table)
+        past.rows.update({number: row.snapshot() for number, row in table.items()})
+        followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
+        for later in followers:
+            for entry, decoded, memory in self._track(later.frame, list(table.values())):
+                known = later.rows.get(entry.object_id)
+                if known is not None and known.prompt_frame == later.frame.index:
+                    entry.take_prompt(known, clear_recent=self.config.clear_memory_on_refine)
+                else:
+                    self._commit(entry, decoded, memory)
+                if bool((entry.decoded.logits > 0).any()):
+                    entry.last_seen_frame = later.frame.index
+            later.rows.update({number: row.snapshot() for number, row in table.items()})
+        given = {number: prompt.label for number, prompt in zip(prompted, prompts, strict=True) if prompt.label}
+        for number, row in table.items():
+            if number in self._table:
+                row.label = given.get(number, self._table[number].label)  # it may have been renamed since
+            self._table[number] = row
+        return prompted
+
+    def _new_object(self, label: str, frame: StreamFrame) -> ObjectRow:
         sam = self.model.sam
         memory = ObjectMemory(
             sam.num_maskmem,
@@ -240,7 +266,7 @@ class VideoTracker:
         )
         absent = self.model.absent_logits()
         zero = absent.new_zeros
-        return _Object(
+        return ObjectRow(
             object_id=next(self._ids),
             label=label,
             memory=memory,
@@ -251,15 +277,14 @@ class VideoTracker:
             last_seen_frame=frame.index,
         )
 
-    def _prompt(self, entry: _Object, prompt: Prompt) -> None:
-        """One object's mask on the newest frame from a prompt; its memory becomes a conditioning frame."""
-        frame = self._current()
+    def _prompt(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> None:
+        """One object's mask on a frame from a prompt; its memory becomes a conditioning frame."""
         points: Tensor | None = None
         labels: Tensor | None = None
         if prompt.mask is not None:
             decoded = self.model.decode_mask(frame.features, self._model_mask(prompt.mask))
         else:
-            points, labels = self._model_points(entry, prompt)
+            points, labels = self._model_points(entry, prompt, frame)
             earlier = entry.memory.before(frame.index)
             first = not earlier.conditioning
             if first:
@@ -276,9 +301,8 @@ class VideoTracker:
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
 
-    def _model_points(self, entry: _Object, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    def _model_points(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> tuple[Tensor, Tensor]:
         """Points and box in pixels of the model image; clicks on the same frame add up until a box starts anew."""
-        frame = self._current()
         coordinates, labels = prompt.points, prompt.point_labels
         if prompt.box is not None:
             coordinates = np.concatenate([prompt.box.reshape(2, 2), coordinates])
@@ -327,33 +351,11 @@ class VideoTracker:
             ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
         masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
         objects = tuple(
-            self._describe(entry, mask, float(score), float(iou))
+            describe(entry, mask, float(score), float(iou), frame, self.config.lost_after)
             for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
         )
         return FrameResult(
             frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted
-        )
-
-    def _describe(self, entry: _Object, mask: np.ndarray, score: float, iou: float) -> TrackedObject:
-        frame = self._current()
-        found = measure(mask)
-        if found.area:
-            entry.last_seen_frame = frame.index
-        unseen = frame.index - entry.last_seen_frame
-        state = ObjectState.TRACKING
-        if not found.area:
-            state = ObjectState.LOST if unseen >= self.config.lost_after else ObjectState.OCCLUDED
-        return TrackedObject(
-            object_id=entry.object_id,
-            label=entry.label,
-            state=state,
-            object_score=score,
-            predicted_iou=min(max(iou, 0.0), 1.0),
-            box=found.box,
-            centroid=found.centroid,
-            area_px=found.area,
-            frames_since_seen=unseen,
-            mask_stamp=frame.stamp,
         )
 
     def _check_prompts(self, prompts: Sequence[Prompt], height: int, width: int) -> None:
@@ -370,13 +372,13 @@ class VideoTracker:
                 f'remove one first or raise max_objects'
             )
 
-    def _lookup(self, object_id: int) -> _Object:
+    def _lookup(self, object_id: int) -> ObjectRow:
         if object_id not in self._table:
             known = ', '.join(str(known_id) for known_id in sorted(self._table)) or 'none'
             raise PromptError(f'there is no object {object_id}; tracked IDs: {known}')
         return self._table[object_id]
 
-    def _current(self) -> _Frame:
+    def _current(self) -> StreamFrame:
         if self._frame is None:
             raise RuntimeError('no frame has been processed yet')
         return self._frame

@@ -16,6 +16,12 @@ MAX_LABEL_LENGTH = 128
 MAX_POINTS = 64
 
 
+def seconds_text(stamp: int) -> str:
+    """Nanoseconds in the form in which ``ros2 topic echo`` shows a stamp, for messages to people."""
+    seconds, rest = divmod(stamp, 1_000_000_000)
+    return f'{seconds}.{rest:09d}'
+
+
 class PvosError(Exception):
     """Base of every error this package raises on purpose; its text is one sentence fit for a service reply."""
 
@@ -216,6 +222,8 @@ class ModelConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies it natively.
         threads: CPU threads of torch; on a CPU 0 takes all cores but one, which the middleware needs.
+        encoder: what runs the image encoder: ``torch``, ``onnx`` (ONNX Runtime, on a CPU), ``tensorrt`` (on a GPU) or
+            ``auto``: the fastest that works here.
     """
 
     model: str = 'compact'
@@ -225,6 +233,7 @@ class ModelConfig:
     device: str = 'auto'
     precision: str = 'auto'
     threads: int = 0
+    encoder: str = 'auto'
 
 
 @dataclass(frozen=True)
@@ -239,6 +248,7 @@ class TrackerConfig:
         clear_memory_on_refine: forget the object's recent unprompted frames when it is re-prompted, so that the
             correction sticks; the official predictor's default is not to.
         lost_after: frames without a visible mask after which OCCLUDED becomes LOST.
+        history_frames: past frames that a prompt may still be given for; their feature maps are kept.
     """
 
     max_objects: int = 16
@@ -246,3 +256,4 @@ class TrackerConfig:
     memory_policy: str = 'stock'
     clear_memory_on_refine: bool = True
     lost_after: int = 90
+    history_frames: int = 15

@@ -1,0 +1,122 @@
+"""The last frames of a stream, kept so that a prompt can be applied to the frame it was drawn on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.memory import ObjectMemory
+from robust_pvos_ros.tracking.model import Decoded
+from robust_pvos_ros.tracking.types import PromptError, seconds_text
+
+
+@dataclass
+class ObjectRow:
+    """One row of the object table.
+
+    Invariant: ``decoded`` (batch 1) belongs to one frame, the newest for a row of the tracker's table, and ``memory``
+    holds that frame if it is remembered.
+
+    Attributes:
+        prompt_frame: index of the frame that ``points`` were given on, -1 before the first prompt.
+        points, point_labels: (1, P, 2) in pixels of the model image and (1, P); a box is two of them.
+        last_seen_frame: index of the newest frame with a visible mask.
+    """
+
+    object_id: int
+    label: str
+    memory: ObjectMemory
+    decoded: Decoded
+    prompt_frame: int
+    points: Tensor
+    point_labels: Tensor
+    last_seen_frame: int
+
+    def take_prompt(self, prompted: ObjectRow, clear_recent: bool) -> None:
+        """Become what another row of this object is, which was prompted on the frame that both belong to."""
+        memory = next(m for m in prompted.memory.conditioning if m.frame_index == prompted.prompt_frame)
+        self.memory.remember_prompt(memory, clear_recent)
+        self.decoded, self.prompt_frame = prompted.decoded, prompted.prompt_frame
+        self.points, self.point_labels = prompted.points, prompted.point_labels
+
+    def snapshot(self) -> ObjectRow:
+        """A row that later frames do not change."""
+        return replace(self, memory=self.memory.copy())
+
+
+@dataclass(frozen=True)
+class StreamFrame:
+    """A processed frame: stamp, nanoseconds; index, counted from 0; size of the image; its feature maps."""
+
+    stamp: int
+    index: int
+    height: int
+    width: int
+    features: EncoderOutput
+
+
+@dataclass(frozen=True)
+class PastFrame:
+    """A frame and the table as it was when the next one came, by object ID."""
+
+    frame: StreamFrame
+    rows: dict[int, ObjectRow]
+
+
+class FrameHistory:
+    """The ``capacity`` frames before the newest one, oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._frames: deque[PastFrame] = deque(maxlen=capacity)
+
+    def push(self, frame: StreamFrame, rows: dict[int, ObjectRow]) -> None:
+        """Keep a frame that is about to be followed by another one."""
+        if self._frames.maxlen:
+            self._frames.append(PastFrame(frame, {number: row.snapshot() for number, row in rows.items()}))
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self._frames.clear()
+
+    def find(self, stamp: int, newest: StreamFrame) -> PastFrame:
+        """The newest past frame with exactly this stamp.
+
+        Raises:
+            PromptError: if there is none, with the stamps that could be taken.
+        """
+        for past in reversed(self._frames):
+            if past.frame.stamp == stamp:
+                return past
+        oldest = self.oldest_stamp(newest)
+        if stamp > newest.stamp:
+            reason = 'is newer than the newest processed frame'
+        elif stamp < oldest:
+            reason = 'is older than the frames that are kept'
+        else:
+            reason = 'is that of no processed frame'
+        raise PromptError(
+            f'stamp {seconds_text(stamp)} {reason}: give the stamp of a frame from {seconds_text(oldest)} to '
+            f'{seconds_text(newest.stamp)}, or zero for the newest'
+        )
+
+    def oldest_stamp(self, newest: StreamFrame) -> int:
+        """Of the oldest kept frame; that of ``newest`` where none is kept."""
+        return self._frames[0].frame.stamp if self._frames else newest.stamp
+
+    def after(self, past: PastFrame) -> Iterator[PastFrame]:
+        """The kept frames that follow ``past``, oldest first."""
+        return (later for later in self._frames if later.frame.index > past.frame.index)
+
+    def nbytes(self) -> int:
+        """Bytes of the feature maps and of what objects remembered of these frames, the newest of which they share."""
+        tensors = [x for past in self._frames for x in past.frame.features]
+        for past in self._frames:
+            for row in past.rows.values():
+                newest = [frames[-1] for frames in (row.memory.conditioning, row.memory.recent) if frames]
+                own = [m for m in newest if m.frame_index == past.frame.index]
+                tensors += [x for m in own for x in (m.keys, m.values, m.pointer) if x is not None]
+        return sum(x.numel() * x.element_size() for x in tensors)
