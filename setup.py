@@ -37,6 +37,7 @@ setup(
             'demo_camera = robust_pvos_ros.demo.camera:main',
             'demo_client = robust_pvos_ros.demo.client:main',
             'demo_recorder = robust_pvos_ros.demo.recorder:main',
+            'pvos_bag = robust_pvos_ros.bags.cli:command',
         ],
     },
 )

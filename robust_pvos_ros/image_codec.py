@@ -1,17 +1,20 @@
-"""Pixels of an image message as an RGB array, after strict validation.  NumPy and OpenCV, no ROS.
+"""Pixels of an image message as an RGB array, after strict validation.  NumPy, OpenCV and Pillow, no ROS.
 
-Works on anything with the fields of ``sensor_msgs/Image`` (rclpy's messages and those of ``rosbags``).  Own conversions
+Works on anything with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage`` (rclpy's messages and
+those of ``rosbags``).  Own conversions
 instead of ``cv_bridge``, which not every installation has and which misreads three-channel rows whose ``step`` is no
 multiple of the pixel size.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from robust_pvos_ros.tracking.types import FrameError
 
@@ -140,3 +143,51 @@ def image_to_rgb(image: Any) -> np.ndarray:
     """
     packing = check_image(image)
     return packing.convert(rows_of(image, int(image.height) * packing.rows // 2, packing.pixel_bytes))
+
+
+def compressed_to_rgb(image: Any) -> np.ndarray:
+    """Pixels of a JPEG or PNG as uint8 (H, W, 3) RGB, by the decoder that reads datasets from files, too.
+
+    Args:
+        image: fields of ``sensor_msgs/CompressedImage``: format, data.
+
+    Raises:
+        FrameError: if the data is no whole JPEG or PNG with 8 bits a channel.
+    """
+    data = bytes(memoryview(image.data).cast('B'))
+    try:
+        with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
+            if picture.mode.startswith(('I', 'F')):
+                raise FrameError(f'compressed image ({image.format!r}) has 16 bits a pixel: it must have 8 a channel')
+            return np.array(picture.convert('RGB'))
+    except UnidentifiedImageError as error:
+        raise FrameError(f'compressed image ({image.format!r}) is neither JPEG nor PNG') from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FrameError(f'compressed image ({image.format!r}) cannot be decoded: {error}') from error
+
+
+_LABEL_TYPES = {'16UC1': 2, 'mono16': 2, '8UC1': 1, 'mono8': 1}
+
+
+def labels_of(image: Any) -> np.ndarray:
+    """Object IDs of a label image as uint16 (H, W).
+
+    Args:
+        image: fields of ``sensor_msgs/Image``; 16UC1 or mono16 in either byte order, or 8UC1 or mono8.
+
+    Raises:
+        FrameError: if the encoding is another one, or size, ``step`` and data do not fit.
+    """
+    pixel_bytes = _LABEL_TYPES.get(image.encoding)
+    if pixel_bytes is None:
+        raise FrameError(f'a label image must be one of {", ".join(_LABEL_TYPES)}, got {image.encoding!r}')
+    height, width, step = int(image.height), int(image.width), int(image.step)
+    if min(height, width) < 1 or step < width * pixel_bytes or len(image.data) != step * height:
+        raise FrameError(
+            f'a label image of {width}x{height} {image.encoding} pixels needs step >= {width * pixel_bytes} and '
+            f'step * {height} bytes, got step {step} and {len(image.data)} bytes'
+        )
+    order = '>' if image.is_bigendian else '<'
+    strides = (step, pixel_bytes)
+    data = memoryview(image.data).cast('B')
+    return np.ndarray((height, width), f'{order}u{pixel_bytes}', data, strides=strides).astype(np.uint16)

@@ -56,6 +56,12 @@ PROMPTS = Topic(
     'robust_pvos_interfaces/Prompt',
     'every accepted prompt with the ID it got and the header of its frame',
 )
+DECISIONS = Topic(
+    '~/decisions',
+    'out',
+    'robust_pvos_interfaces/Decision',
+    'what each request that could change the objects came to, refusals too',
+)
 STATUS = Topic('~/status', 'out', 'std_msgs/String', 'one readable line a second')
 DIAGNOSTICS = Topic(
     '/diagnostics',
@@ -63,7 +69,7 @@ DIAGNOSTICS = Topic(
     'diagnostic_msgs/DiagnosticArray',
     'once a second: rates, p50 and p99 of each stage, image age, counters, memory, model',
 )
-TOPICS = (IMAGE, LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPTS, STATUS, DIAGNOSTICS)
+TOPICS = (IMAGE, LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPTS, DECISIONS, STATUS, DIAGNOSTICS)
 
 ADD_OBJECT = Service(
     '~/add_object',

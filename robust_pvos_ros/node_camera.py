@@ -223,6 +223,11 @@ class Camera:
         """Nanoseconds of the newest processed frame."""
         return None if self._header is None else messages.nanoseconds(self._header.stamp)
 
+    @property
+    def header(self) -> Header | None:
+        """Header of the newest processed frame."""
+        return self._header
+
     def apply(self, prompt: Prompt, stamp: int) -> TrackedObject:
         """Apply one prompt to the frame it was drawn on, publish the newest frame again and return the object.
 

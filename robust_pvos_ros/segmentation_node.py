@@ -25,15 +25,13 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.lifecycle.node import LifecycleNodeMixin
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.task import Future
-from robust_pvos_interfaces.srv import AddObject, ListObjects, RefineObject, RemoveObject, Reset, SetLabel
 from std_msgs.msg import String
 
-from robust_pvos_ros import interface, messages
+from robust_pvos_ros import interface
 from robust_pvos_ros.node_camera import Camera, prompts_publisher
 from robust_pvos_ros.node_main import main
-from robust_pvos_ros.node_process import StoppableNode
 from robust_pvos_ros.node_report import camera_status, node_status, status_line
+from robust_pvos_ros.node_services import NodeServices, ServedNode
 from robust_pvos_ros.parameters import Configuration, NodeParameters
 from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError
 from robust_pvos_ros.worker import Worker
@@ -47,10 +45,6 @@ REPORT_PERIOD = 1.0
 STOP_TIMEOUT = 10.0
 MAX_OBJECT_ID = 65535
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-
-
-class NotActiveError(PvosError):
-    """A request that only an active node can serve."""
 
 
 class ObjectIds:
@@ -71,7 +65,7 @@ class ObjectIds:
         return self._last
 
 
-class SegmentationNode(LifecycleNodeMixin, StoppableNode):
+class SegmentationNode(LifecycleNodeMixin, ServedNode):
     """Segments prompted objects in camera images; see ``interface.py`` for its topics and services."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -92,15 +86,7 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         self._status = self.create_publisher(String, interface.STATUS.name, 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS.name, 10)
         self.worker = Worker(self._worker_failed)
-        for service, kind, handler in (
-            (interface.ADD_OBJECT, AddObject, self._add_object),
-            (interface.REFINE_OBJECT, RefineObject, self._refine_object),
-            (interface.REMOVE_OBJECT, RemoveObject, self._remove_object),
-            (interface.SET_LABEL, SetLabel, self._set_label),
-            (interface.LIST_OBJECTS, ListObjects, self._list_objects),
-            (interface.RESET, Reset, self._reset),
-        ):
-            self.create_service(kind, service.name, partial(self._serve, handler), callback_group=self._requests)
+        self._served = NodeServices(self, self._requests)
         # A report must also come while simulated time stands still, so its rhythm is not the node's clock.
         self.create_timer(REPORT_PERIOD, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if self.get_parameter('autostart').value:
@@ -121,7 +107,7 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         try:
-            response.success = await self._on_worker(partial(self._run_transition, request.transition))
+            response.success = await self._served.on_worker(partial(self._run_transition, request.transition))
         except PvosError as error:
             self.get_logger().error(f'transition refused: {error}')
             response.success = False
@@ -265,107 +251,6 @@ class SegmentationNode(LifecycleNodeMixin, StoppableNode):
         for camera in self.cameras.values():
             camera.time_jump_policy = time_jump_policy or camera.time_jump_policy
             camera.configure_tracker(values)
-
-    # ------------------------------------------------------------------------------------------------------- services
-
-    async def _on_worker(self, command: Callable[[], Any]) -> Any:
-        future = Future()
-
-        def done(finished: Any) -> None:
-            future.set_result(finished)
-            # A coroutine that waits is looked at again only when the executor wakes.
-            if self.executor is not None:
-                self.executor.wake()
-
-        self.worker.submit(command).add_done_callback(done)
-        return (await future).result()
-
-    async def _serve(self, handler: Callable[[Any, Any], None], request: Any, response: Any) -> Any:
-        """Answer a request from the worker's thread; whatever goes wrong becomes ``success = false`` and a sentence."""
-        try:
-            self._require_active()
-            await self._on_worker(partial(handler, request, response))
-            response.success = True
-        except PvosError as error:
-            response.message = str(error)
-        except Exception as error:
-            self.get_logger().error(traceback.format_exc())
-            response.message = f'the request failed unexpectedly: {type(error).__name__}: {error}'
-        return response
-
-    def _require_active(self) -> None:
-        state = self.state
-        if state == 'active':
-            return
-        name = self.get_fully_qualified_name()
-        if state == 'configuring':
-            raise NotActiveError(f'the node is still configuring ({self.progress}): ask again when it is active')
-        advice = {
-            'unconfigured': f'ros2 lifecycle set {name} configure, then activate',
-            'inactive': f'ros2 lifecycle set {name} activate',
-        }.get(state, 'restart it')
-        reason = f' because it {self.problem}' if self.problem else ''
-        raise NotActiveError(f'the node is {state}{reason}: make it active first ({advice})')
-
-    def _camera(self, name: str) -> Camera:
-        self._require_active()
-        if not name and len(self.cameras) == 1:
-            return next(iter(self.cameras.values()))
-        if name not in self.cameras:
-            raise PromptError(f'there is no camera {name!r}; this node has {", ".join(self.cameras)}')
-        return self.cameras[name]
-
-    def _cameras(self, name: str) -> list[Camera]:
-        return [self._camera(name)] if name else list(self.cameras.values())
-
-    def _camera_of(self, object_id: int) -> Camera:
-        self._require_active()
-        cameras = list(self.cameras.values())
-        return next((camera for camera in cameras if camera.has(object_id)), cameras[0])
-
-    def _add_object(self, request: AddObject.Request, response: AddObject.Response) -> None:
-        object_id = request.prompt.object_id
-        if object_id != 0:
-            raise PromptError(
-                f'add_object starts a new object: object_id must be 0, got {object_id}; refine_object corrects one'
-            )
-        self._prompt(request, response)
-
-    def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> None:
-        if request.prompt.object_id == 0:
-            raise PromptError('refine_object corrects a tracked object: object_id must be its ID, got 0')
-        self._prompt(request, response)
-
-    def _prompt(self, request: Any, response: Any) -> None:
-        camera = self._camera(request.prompt.camera)
-        prompt = messages.prompt_from_message(request.prompt)
-        tracked = camera.apply(prompt, messages.nanoseconds(request.prompt.header.stamp))
-        response.object_id = tracked.object_id
-        response.object_score = tracked.object_score
-        response.predicted_iou = tracked.predicted_iou
-        response.area_px = tracked.area_px
-        response.mask_stamp = messages.time_message(tracked.mask_stamp)
-        response.message = f'object {tracked.object_id}: {tracked.area_px} px, score {tracked.object_score:.2f}'
-        if not tracked.area_px:
-            response.message += '; its mask is empty on this frame: refine it with further points, a box or a mask'
-
-    def _remove_object(self, request: RemoveObject.Request, response: RemoveObject.Response) -> None:
-        self._camera_of(request.object_id).remove(request.object_id)
-        response.message = f'object {request.object_id} removed'
-
-    def _set_label(self, request: SetLabel.Request, response: SetLabel.Response) -> None:
-        self._camera_of(request.object_id).set_label(request.object_id, request.label)
-        response.message = f'object {request.object_id} is labelled {request.label!r}'
-
-    def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
-        self._require_active()
-        response.cameras = [camera.table() for camera in self._cameras(request.camera)]
-        response.message = f'{sum(len(table.objects) for table in response.cameras)} objects'
-
-    def _reset(self, request: Reset.Request, response: Reset.Response) -> None:
-        self._require_active()
-        response.removed = sum(camera.reset() for camera in self._cameras(request.camera))
-        response.message = f'{response.removed} objects removed'
 
     # -------------------------------------------------------------------------------------------------------- reports
 

@@ -24,8 +24,26 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.export': {f'{PACKAGE}.{room}' for room in ('export', 'tracking', 'corruption', 'procedural')},
     f'{PACKAGE}.evaluation': {f'{PACKAGE}.{room}' for room in ('evaluation', 'tracking', 'corruption', 'procedural')},
     'training': {'training', *(f'{PACKAGE}.{room}' for room in ('tracking', 'corruption', 'procedural'))},
+    f'{PACKAGE}.bags': {
+        f'{PACKAGE}.{room}'
+        for room in (
+            'bags', 'tracking', 'corruption', 'evaluation', 'image_codec', 'interface', 'message_core', 'overlay',
+            'video_file',
+        )
+    },
+    # what listens and talks is loaded when it is asked for
+    f'{PACKAGE}.bags.cli': {f'{PACKAGE}.{room}' for room in ('bags', 'live', 'tracking', 'corruption', 'evaluation')},
+    f'{PACKAGE}.live': {
+        f'{PACKAGE}.{room}'
+        for room in (
+            'live', 'bags', 'corruption', 'interface', 'message_core', 'messages', 'node_process', 'stop_signal',
+            'tracking.types',
+        )
+    },
+    f'{PACKAGE}.video_file': {f'{PACKAGE}.tracking.types'},
     'training.evaluate': {'training', 'benchmarks', f'{PACKAGE}.evaluation'},  # scores as the benchmark does
-    f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
+    f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.message_core'},
+    f'{PACKAGE}.message_core': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
     f'{PACKAGE}.image_codec': {f'{PACKAGE}.tracking.types'},
     f'{PACKAGE}.interface': set(),
@@ -33,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
 # The node, its parts and its neighbours: the only places where ROS may appear.  A benchmark of the node is its client.
 ROS_ROOMS = (
     'benchmarks.node',
-    *(f'{PACKAGE}.{part}' for part in ('segmentation_node', 'node_camera', 'node_main', 'node_process', 'node_report')),
-    *(f'{PACKAGE}.{part}' for part in ('messages', 'parameters', 'demo', 'console')),
+    *(f'{PACKAGE}.node_{part}' for part in ('camera', 'main', 'process', 'report', 'services')),
+    *(f'{PACKAGE}.{part}' for part in ('segmentation_node', 'messages', 'parameters', 'live', 'demo', 'console')),
 )
 ROS_PACKAGES = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'launch', 'launch_ros', 'message_filters',

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from robust_pvos_ros.demo import processes
-from robust_pvos_ros.demo.pictures import VideoFile
 from robust_pvos_ros.demo.plan import PLAN, truth_ids
 from robust_pvos_ros.demo.processes import ChildError, Children
 from robust_pvos_ros.demo.prompting import correction, innermost_point, parse_prompt, prompt_from_truth, salient_box
 from robust_pvos_ros.demo.sources import SourceError, open_source
 from robust_pvos_ros.tracking.checkpoints import shipped_weights
 from robust_pvos_ros.tracking.types import PromptError
+from robust_pvos_ros.video_file import VideoFile
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 60, 80

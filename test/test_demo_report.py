@@ -13,7 +13,8 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.typesys.store import Typestore
 
-from robust_pvos_ros.bags.writer import BagError, BagWriter, header_stamp, interface_typestore
+from robust_pvos_ros.bags.definitions import BagError, interface_typestore
+from robust_pvos_ros.bags.writer import BagWriter, header_stamp
 from robust_pvos_ros.demo import names
 from robust_pvos_ros.demo.pictures import contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, as_text, count_inputs, read_frames
@@ -243,5 +244,5 @@ def test_bags_without_results_are_reported(tmp_path: Path, store: Typestore) -> 
         writer.write(names.IMAGE, IMAGE_TYPE, START, image(store, np.zeros((4, 4, 3), np.uint8), 'rgb8', START))
     with pytest.raises(ReportError, match='no frame was processed'):
         evaluate(tmp_path, is_street=True)
-    with pytest.raises(ReportError, match='cannot be read'):
+    with pytest.raises(ReportError, match='does not exist'):
         evaluate(tmp_path / 'nowhere', is_street=True)

@@ -18,4 +18,5 @@ def absolute(name: str) -> str:
 OBJECTS = absolute(interface.OBJECTS.name)
 LABELS = absolute(interface.LABEL_IMAGE.name)
 PROMPTS = absolute(interface.PROMPTS.name)
+DECISIONS = absolute(interface.DECISIONS.name)
 DIAGNOSTICS = interface.DIAGNOSTICS.name

@@ -21,42 +21,6 @@ def draw_frame(frame: ReplayedFrame) -> np.ndarray:
     return draw_overlay(frame.rgb, frame.labels[None] == ids, frame.objects)
 
 
-class VideoFile:
-    """An MPEG-4 file under construction; it is made with the first picture.
-
-    Args:
-        path: ending in ``.mp4``.
-        rate: Hz.
-    """
-
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path = path
-        self.frames = 0
-        self._rate = rate
-        self._writer: cv2.VideoWriter | None = None
-
-    def add(self, bgr: np.ndarray) -> None:
-        """Append a picture, uint8 (H, W, 3).  Raises ``ReportError`` if OpenCV cannot write the file."""
-        if self._writer is None:
-            size = (bgr.shape[1], bgr.shape[0])
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*'mp4v'), self._rate, size)
-            if not self._writer.isOpened():
-                raise ReportError(f'OpenCV cannot write {self.path}: its build has no MPEG-4 encoder')
-        self._writer.write(bgr)
-        self.frames += 1
-
-    def close(self) -> None:
-        """Finish the file and read it back.  Raises ``ReportError`` if pictures are missing in it."""
-        if self._writer is not None:
-            self._writer.release()
-        capture = cv2.VideoCapture(str(self.path))
-        count = 0
-        while capture.grab():
-            count += 1
-        if count != self.frames:
-            raise ReportError(f'{self.path} holds {count} of {self.frames} pictures')
-
-
 def contact_sheet(tiles: list[tuple[str, np.ndarray]], columns: int, tile_width: int) -> np.ndarray:
     """Pictures in rows, each with a caption below it.
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
 
+from robust_pvos_ros.bags.definitions import BagError
+from robust_pvos_ros.bags.reader import BagReader
 from robust_pvos_ros.demo import names
-from robust_pvos_ros.image_codec import image_to_rgb
+from robust_pvos_ros.image_codec import image_to_rgb, labels_of
+from robust_pvos_ros.message_core import nanoseconds, tracked_from_message
 from robust_pvos_ros.tracking.types import ObjectState, PvosError, TrackedObject
 
 LEAST_VISIBLE = 100  # pixels; an object that shows less counts as hidden
@@ -107,14 +109,14 @@ def read_frames(bag: Path) -> Iterator[ReplayedFrame]:
     truths: dict[int, Any] = {}
     pending: tuple[Any, float] | None = None
     for topic, time, message in _messages(bag, (names.IMAGE, names.TRUTH, names.LABELS, names.OBJECTS)):
-        stamp = _nanoseconds(message.header.stamp)
+        stamp = nanoseconds(message.header.stamp)
         if topic != names.OBJECTS:
             store = {names.IMAGE: images, names.TRUTH: truths}.get(topic, labels)
             store[stamp] = message
             while len(store) > KEPT_IMAGES:
                 del store[next(iter(store))]
             continue
-        if pending is not None and _nanoseconds(pending[0].header.stamp) != stamp:
+        if pending is not None and nanoseconds(pending[0].header.stamp) != stamp:
             yield from _assemble(*pending, images, labels, truths)
             pending = None
         latency = (time - stamp) / 1e6 if pending is None else pending[1]
@@ -126,41 +128,22 @@ def read_frames(bag: Path) -> Iterator[ReplayedFrame]:
 def _assemble(
     message: Any, latency: float, images: dict[int, Any], labels: dict[int, Any], truths: dict[int, Any],
 ) -> Iterator[ReplayedFrame]:
-    stamp = _nanoseconds(message.header.stamp)
+    stamp = nanoseconds(message.header.stamp)
     if stamp not in images or stamp not in labels:
         return
-    truth = _pixels16(truths[stamp]) if stamp in truths else None
-    objects = tuple(_tracked(entry) for entry in message.objects)
-    yield ReplayedFrame(stamp, image_to_rgb(images[stamp]), _pixels16(labels[stamp]), truth, objects, latency)
+    truth = labels_of(truths[stamp]) if stamp in truths else None
+    objects = tuple(tracked_from_message(entry) for entry in message.objects)
+    yield ReplayedFrame(stamp, image_to_rgb(images[stamp]), labels_of(labels[stamp]), truth, objects, latency)
 
 
 def _messages(bag: Path, topics: tuple[str, ...]) -> Iterator[tuple[str, int, Any]]:
     try:
-        with AnyReader([bag]) as reader:
-            connections = [connection for connection in reader.connections if connection.topic in topics]
-            for connection, time, data in reader.messages(connections):
-                yield connection.topic, time, reader.deserialize(data, connection.msgtype)
-    except (AnyReaderError, OSError) as error:
-        raise ReportError(f'bag {bag} cannot be read: {error}') from error
-
-
-def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-
-
-def _pixels16(message: Any) -> np.ndarray:
-    rows = np.asarray(message.data).reshape(message.height, message.step)[:, :2 * message.width]
-    return np.ascontiguousarray(rows).view('>u2' if message.is_bigendian else '<u2').astype(np.uint16)
-
-
-def _tracked(entry: Any) -> TrackedObject:
-    box = entry.box
-    return TrackedObject(
-        int(entry.id), entry.label, ObjectState(entry.state), float(entry.object_score), float(entry.predicted_iou),
-        (box.x_offset, box.y_offset, box.x_offset + box.width, box.y_offset + box.height),
-        (entry.centroid.x, entry.centroid.y), int(entry.area_px), int(entry.frames_since_seen),
-        _nanoseconds(entry.mask_stamp),
-    )
+        with BagReader(bag) as reader:
+            present = [topic for topic in topics if topic in reader.topics]
+            for entry in reader.messages(present) if present else ():
+                yield entry.topic, entry.time, entry.message
+    except BagError as error:
+        raise ReportError(str(error)) from error
 
 
 def intersection_over_union(first: np.ndarray, second: np.ndarray) -> float:
@@ -246,7 +229,7 @@ def count_inputs(bag: Path) -> tuple[list[int], int]:
     prompts = 0
     for topic, _, message in _messages(bag, (names.IMAGE, names.PROMPTS)):
         if topic == names.IMAGE:
-            stamps.append(_nanoseconds(message.header.stamp))
+            stamps.append(nanoseconds(message.header.stamp))
         else:
             prompts += 1
     return stamps, prompts

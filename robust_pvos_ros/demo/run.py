@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from robust_pvos_ros.demo.pictures import VideoFile, contact_sheet, draw_frame, save_sheet
+from robust_pvos_ros.bags.places import partial_of
+from robust_pvos_ros.demo.pictures import contact_sheet, draw_frame, save_sheet
 from robust_pvos_ros.demo.plan import SHEET_TIMES, truth_ids
 from robust_pvos_ros.demo.processes import Children, interrupt_on_signals
 from robust_pvos_ros.demo.prompting import parse_prompt
 from robust_pvos_ros.demo.report import Bookkeeper, ReportError, Summary, as_text, count_inputs, read_frames
 from robust_pvos_ros.tracking.types import PromptError, PvosError
+from robust_pvos_ros.video_file import VideoFile
 
 START_TIME = 180.0  # seconds for the model to load and the processes to meet
 VIDEO_LENGTH = 25.0
@@ -162,6 +164,7 @@ def _prepare(out: Path) -> None:
             if not list(bag.glob('*.mcap')):
                 raise ReportError(f'{bag} exists and is no bag: move it away or choose another --out')
             shutil.rmtree(bag)
+        shutil.rmtree(partial_of(bag), ignore_errors=True)
     except OSError as error:
         raise ReportError(f'{out} cannot be used for the results: {error}') from error
 

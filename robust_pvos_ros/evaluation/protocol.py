@@ -119,14 +119,83 @@ class SequenceScore:
 
 
 @dataclass
-class _Record:
-    """What one method did so far: (T,) scores from the second frame of each object on, step times in seconds, and
-    the number of frames with swapped objects."""
+class Track:
+    """One object's scores, frame by frame.
 
-    region: dict[int, list[float]] = field(default_factory=dict)
-    contour: dict[int, list[float]] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    swapped: int = 0
+    Attributes:
+        first: index of the frame that it is given on, which has no score.
+        region, contour: J and F of each frame after that.
+        visible: whether the truth shows the object there.
+    """
+
+    first: int
+    region: list[float] = field(default_factory=list)
+    contour: list[float] = field(default_factory=list)
+    visible: list[bool] = field(default_factory=list)
+
+
+class ClipScorer:
+    """Scores one method on one clip, a frame at a time; keeps nothing but scores.
+
+    Args:
+        name: of the clip.
+        convention: frames that count, see :data:`ScoredFrames`.
+
+    Attributes:
+        tracks: object ID -> scores so far, in the order of appearance.
+        frames: number of frames so far.
+        swapped: of these, frames with two objects in each other's place; ``switches`` counts how often that began.
+
+    Raises:
+        EvaluationError: if ``convention`` is unknown.
+    """
+
+    def __init__(self, name: str, convention: ScoredFrames = 'interior') -> None:
+        scored_frames(0, frames=convention)
+        self.name, self._convention = name, convention
+        self.tracks: dict[int, Track] = {}
+        self.frames = self.swapped = self.switches = 0
+        self._swaps: set[tuple[int, int]] = set()
+        self._seconds: list[float] = []
+
+    def add(self, truth: np.ndarray, predicted: np.ndarray, starting: Iterable[int], seconds: float) -> None:
+        """Score the next frame.
+
+        Args:
+            truth, predicted: integer (H, W) object IDs, 0 background.
+            starting: objects that are given on this frame and scored from the next one on.
+            seconds: that the method took.
+
+        Raises:
+            EvaluationError: if the sizes differ.
+        """
+        if predicted.shape != truth.shape:
+            raise EvaluationError(f'{self.name}: labels are {predicted.shape}, but the truth is {truth.shape}')
+        for object_id, track in self.tracks.items():
+            pair = truth == object_id, predicted == object_id
+            track.region.append(region_similarity(*pair))
+            track.contour.append(contour_accuracy(*pair))
+            track.visible.append(bool(pair[0].any()))
+        swaps = set(swapped_ids(truth, predicted))
+        self.swapped += bool(swaps)
+        self.switches += len(swaps - self._swaps)
+        self._swaps = swaps
+        self.tracks.update((object_id, Track(self.frames)) for object_id in starting)
+        self._seconds.append(seconds)
+        self.frames += 1
+
+    def score(self) -> SequenceScore:
+        """Summary of all frames so far.  Raises ``EvaluationError`` if there were none."""
+        if not self.frames:
+            raise EvaluationError(f'{self.name} has no frames')
+        objects = []
+        for object_id, track in self.tracks.items():
+            kept = len(scored_frames(self.frames, track.first, self._convention))
+            region, contour = statistics(track.region[:kept]), statistics(track.contour[:kept])
+            objects.append(ObjectScore(object_id, region, contour, kept))
+        milliseconds = 1e3 * np.asarray(self._seconds[1:] or self._seconds)
+        mean, median = float(milliseconds.mean()), float(np.median(milliseconds))
+        return SequenceScore(self.name, tuple(objects), self.frames, mean, median, self.swapped)
 
 
 FrameCallback = Callable[[AnnotatedFrame, Mapping[str, np.ndarray]], None]
@@ -157,47 +226,21 @@ def evaluate_sequence(
     Raises:
         EvaluationError: if the clip has no frames or a method returns labels of a wrong size.
     """
-    scored_frames(0, frames=convention)
-    first_frame: dict[int, int] = {}
-    records = {method: _Record() for method in methods}
-    count = 0
+    scorers = {method: ClipScorer(name, convention) for method in methods}
+    seen: set[int] = set()
     for frame in frames:
         starting = {
-            int(value): frame.labels == value for value in np.unique(frame.labels) if value and value not in first_frame
+            int(value): frame.labels == value for value in np.unique(frame.labels) if value and value not in seen
         }
+        seen.update(starting)
         labels = {}
         for method, segmenter in methods.items():
             start = time.perf_counter()
             labels[method] = segmenter.step(frame.rgb, starting)
-            records[method].seconds.append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
             if labels[method].shape != frame.labels.shape:
                 raise EvaluationError(f'{method} returned {labels[method].shape} for a {frame.labels.shape} frame')
-            _score_frame(records[method], frame.labels, labels[method], first_frame)
-        first_frame.update(dict.fromkeys(starting, count))
-        count += 1
+            scorers[method].add(frame.labels, labels[method], starting, seconds)
         if on_frame is not None:
             on_frame(frame, labels)
-    if count == 0:
-        raise EvaluationError(f'{name} has no frames')
-    return {method: _summary(name, record, first_frame, count, convention) for method, record in records.items()}
-
-
-def _score_frame(record: _Record, truth: np.ndarray, predicted: np.ndarray, object_ids: Iterable[int]) -> None:
-    for object_id in object_ids:
-        pair = truth == object_id, predicted == object_id
-        record.region.setdefault(object_id, []).append(region_similarity(*pair))
-        record.contour.setdefault(object_id, []).append(contour_accuracy(*pair))
-    record.swapped += bool(swapped_ids(truth, predicted))
-
-
-def _summary(
-    name: str, record: _Record, first_frame: Mapping[int, int], count: int, convention: ScoredFrames
-) -> SequenceScore:
-    objects = []
-    for object_id, first in first_frame.items():
-        kept = len(scored_frames(count, first, convention))
-        region, contour = record.region.get(object_id, [])[:kept], record.contour.get(object_id, [])[:kept]
-        objects.append(ObjectScore(object_id, statistics(region), statistics(contour), kept))
-    milliseconds = 1e3 * np.asarray(record.seconds[1:] or record.seconds)
-    mean, median = float(milliseconds.mean()), float(np.median(milliseconds))
-    return SequenceScore(name, tuple(objects), count, mean, median, record.swapped)
+    return {method: scorer.score() for method, scorer in scorers.items()}

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame,
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
 from robust_pvos_ros.tracking.output import describe, render_masks
+from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
     MAX_POINTS,
@@ -62,6 +64,7 @@ class VideoTracker:
         self._ids = itertools.count(1) if ids is None else ids
         self._table: dict[int, ObjectRow] = {}
         self._frame: StreamFrame | None = None
+        self._next_index = 0
         self._history = FrameHistory(self.config.history_frames)
         self.last_result: FrameResult | None = None
         self.timings: dict[str, float] = {}
@@ -89,12 +92,12 @@ class VideoTracker:
         self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
         with self._timed('encode'):
             features = self.model.encode(rgb)
-        index = 0 if self._frame is None else self._frame.index + 1
-        frame = StreamFrame(stamp, index, height, width, features)
+        frame = StreamFrame(stamp, self._next_index, height, width, features)
         tracked = self._track(frame, list(self._table.values()))
         if self._frame is not None:
             self._history.push(self._frame, self._table)
         self._frame = frame
+        self._next_index += 1
         for entry, decoded, memory in tracked:
             self._commit(entry, decoded, memory)
         return self._finish(self._apply(prompts, frame, self._table))
@@ -178,6 +181,19 @@ class VideoTracker:
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
         return sum(entry.memory.nbytes() for entry in self._table.values())
+
+    def state(self) -> dict[str, Any]:
+        """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``.
+
+        Past frames are not in it: a prompt for one of them is refused after :meth:`restore`.
+        """
+        return {'next_index': self._next_index, 'objects': [pack_row(row) for row in self._table.values()]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
+        self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
+        self._history.clear()
+        self._table = {row.object_id: row for row in map(unpack_row, state['objects'])}
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
