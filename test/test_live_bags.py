@@ -50,7 +50,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, s
     return process.returncode, out + err
 
 
-def record(bag: Path, topics: int) -> subprocess.Popen[str]:
+def record(bag: Path) -> subprocess.Popen[str]:
     """A recorder that has found the node's topics."""
     process = pvos_bag('record', bag, '--node', '/robust_pvos')
     partial = bag.with_name(bag.name + '.partial')
@@ -101,8 +101,9 @@ def test_the_live_node_makes_the_masks_of_run(
             return step(*arguments)
 
         tracker.step = slowly  # type: ignore[method-assign]
-        recorder = record(tmp_path / 'live', 4)
+        recorder = record(tmp_path / 'live')
         wait_until(lambda: harness.node.count_subscribers(LABELS), 'the recorder to listen', 60)
+        wait_until(lambda: harness.node.count_subscribers('/camera/image_raw') > 1, 'it to see the camera', 60)
         code, text = finish(pvos_bag('play', bag, '--prompts', prompts, '--lossless', 3, '--as-fast-as-possible'))
         assert code == 0, text
         time.sleep(0.5)
@@ -161,7 +162,7 @@ class Stream:
 def test_a_drive_is_recorded_with_all_that_a_replay_needs(
     harness: Harness, model: Sam2Model, options: RunOptions, tmp_path: Path
 ) -> None:
-    recorder = record(tmp_path / 'drive', 4)
+    recorder = record(tmp_path / 'drive')
     wait_until(lambda: harness.node.count_subscribers(DECISIONS), 'the recorder to listen', 60)
     wait_until(lambda: harness.node.count_subscribers('/camera/image_raw') > 1, 'the recorder to see the camera', 60)
     harness.frame()
@@ -205,7 +206,7 @@ def test_a_drive_is_recorded_with_all_that_a_replay_needs(
 
 def kill_and_recover(harness: Harness, folder: Path, seconds: float) -> tuple[float, int]:
     """Record for a while, kill -9, recover; seconds lost at the end, and the number of pictures."""
-    recorder = record(folder / 'bag', 1)
+    recorder = record(folder / 'bag')
     partial = folder / 'bag.partial'
     wait_until(lambda: any(f.stat().st_size > 200_000 for f in partial.rglob('*.mcap')), 'the first chunk', 60)
     time.sleep(seconds)

@@ -25,7 +25,7 @@ from robust_pvos_ros.bags.writer import header_stamp, with_stamp
 from robust_pvos_ros.corruption.corruption import ClipCorruption, parse_corruptions
 from robust_pvos_ros.live.pace import Acknowledgements, Pace
 from robust_pvos_ros.live.prompter import Prompter
-from robust_pvos_ros.live.recorder import class_of
+from robust_pvos_ros.live.recorder import class_of, images_of
 from robust_pvos_ros.message_core import make_image
 from robust_pvos_ros.messages import time_message
 from robust_pvos_ros.node_process import StoppableNode, run
@@ -165,19 +165,31 @@ class Player(StoppableNode):
         self._done()
 
     def _meet_the_node(self) -> None:
-        """Wait until the node reads every camera, so that it misses no frame."""
-        if not self._options.window and not self._requests:
-            return
+        """Wait until all who read the cameras are connected, and the node among them, so that no frame is missed."""
         end = time.monotonic() + self._options.patience
+        self._sleep(0.5)  # for the others to be discovered
         for played in self.cameras.values():
-            while not played.publisher.get_subscription_count():
-                if time.monotonic() > end:
+            topic = played.publisher.topic_name
+            while not self._is_met(topic, played.publisher):
+                if time.monotonic() < end:
+                    self._sleep(0.05)
+                elif self._node_needed:
                     raise BagError(
-                        f'{self._options.node} does not read {played.publisher.topic_name}: start the segmentation '
-                        f'node with this image topic, and make it active'
+                        f'{self._options.node} does not read {topic}: start the segmentation node with this image '
+                        f'topic, and make it active'
                     )
-                self._sleep(0.05)
+                else:
+                    break
         self._sleep(0.5)  # the middleware tells one side of a match before the other
+
+    def _is_met(self, topic: str, publisher: Publisher) -> bool:
+        if publisher.get_subscription_count() < self.count_subscribers(topic):
+            return False
+        return not self._node_needed or topic in images_of(self, self._options.node)
+
+    @property
+    def _node_needed(self) -> bool:
+        return bool(self._options.window or self._requests)
 
     def _play_once(self, reader: BagReader, loop: int) -> None:
         first: int | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from robust_pvos_ros import interface
@@ -237,11 +237,14 @@ def class_of(message_type: str) -> type:
 def images_of(node: Node, served: str) -> list[str]:
     """Topics with images that a segmentation node reads; none while it is not there."""
     namespace, _, name = served.rpartition('/')
-    try:
-        found = node.get_subscriber_names_and_types_by_node(name, namespace or '/')
-    except NodeNameNonExistentError:
-        return []
-    return [topic for topic, types in found if {IMAGE, COMPRESSED_IMAGE}.intersection(types)]
+    wanted = name, namespace or '/'
+    found = []
+    for topic, types in node.get_topic_names_and_types():
+        if {IMAGE, COMPRESSED_IMAGE}.intersection(types):
+            readers = node.get_subscriptions_info_by_topic(topic)
+            if wanted in [(reader.node_name, reader.node_namespace) for reader in readers]:
+                found.append(topic)
+    return found
 
 
 def offered(publishers: Sequence[Any]) -> QoSProfile:

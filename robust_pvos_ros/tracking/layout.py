@@ -20,7 +20,7 @@ def fuse_norms(network: nn.Module) -> None:
     """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if type(child) is LayerNorm2d:
+            if isinstance(child, LayerNorm2d):
                 fused = ChannelNorm(len(child.weight), eps=child.eps)
                 fused.weight, fused.bias = child.weight, child.bias
                 module.add_module(name, fused.train(child.training))
