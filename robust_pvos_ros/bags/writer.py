@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import zstandard
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
@@ -22,6 +23,8 @@ from robust_pvos_ros.bags.places import check_free, partial_of
 
 METADATA_VERSION: Literal[8] = 8
 """The newest in which Humble can read the QoS profiles; in version 9 they are no text any more."""
+COMPRESSION_LEVEL = 1
+"""Of zstd: half the time of its default for a tenth more bytes."""
 
 
 def header_stamp(data: bytes | memoryview) -> int:
@@ -90,6 +93,8 @@ class BagWriter:
             for key, value in (about or {}).items():
                 self._writer.set_custom_data(key, value)
             self._writer.open()
+            if compressed:
+                self._storage.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress
         except (WriterError, OSError) as error:
             shutil.rmtree(self._partial, ignore_errors=True)
             raise BagError(f'bag {self.path} cannot be made: {error}') from error
