@@ -34,8 +34,8 @@ from robust_pvos_ros.evaluation.protocol import (
 from robust_pvos_ros.evaluation.sheet import SheetRow, draw_tile, write_sheet
 from robust_pvos_ros.tracking.checkpoints import MODEL_NAMES, shipped_weights
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
-from robust_pvos_ros.tracking.tracker import MEMORY_POLICIES, VideoTracker
-from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig
 
 DEFAULT_DATA = REPOSITORY.parent / 'shared' / 'data' / 'davis2016'
 LOG_COLUMNS = ('date', 'commit', 'weights', 'prompt', 'J', 'F', 'J&F', 'flow J&F', 'note')

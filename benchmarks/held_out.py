@@ -21,8 +21,8 @@ from robust_pvos_ros.evaluation.metrics import ObjectScore, mean_score
 from robust_pvos_ros.evaluation.protocol import PromptKind, TrackerSegmenter, evaluate_sequence
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.model import load_model
-from robust_pvos_ros.tracking.tracker import MEMORY_POLICIES, VideoTracker
-from robust_pvos_ros.tracking.types import ModelConfig, TrackerConfig
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, TrackerConfig
 from training.validate import VALIDATION_SEED, validation_bank
 
 SMALLEST = 0.003  # of the picture: objects that begin smaller are left out

@@ -24,7 +24,7 @@ from robust_pvos_ros.parameters import (
     camera_specs,
     node_specs,
 )
-from robust_pvos_ros.tracking import checkpoints, tracker
+from robust_pvos_ros.tracking import checkpoints, types
 from robust_pvos_ros.tracking.types import ModelConfig, TrackerConfig
 
 README = Path(__file__).resolve().parent.parent / 'README.md'
@@ -81,7 +81,7 @@ def test_every_field_of_the_configuration_is_a_described_and_bounded_parameter()
 
 def test_choices_are_those_of_the_tracker():
     assert CHOICES['model'] == checkpoints.MODEL_NAMES
-    assert CHOICES['memory_policy'] == tracker.MEMORY_POLICIES
+    assert CHOICES['memory_policy'] == types.MEMORY_POLICIES
 
 
 def test_without_overrides_the_defaults_of_the_dataclasses_come_back(world):

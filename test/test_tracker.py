@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from robust_pvos_ros.tracking.attention import _mix, softmax_without_subnormals
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from robust_pvos_ros.tracking.inputs import model_points
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.output import measure, render_masks
 from robust_pvos_ros.tracking.tracker import VideoTracker
@@ -262,10 +263,11 @@ def test_the_box_of_a_prompt_outlives_old_clicks(model: Sam2Model) -> None:
     frame = tracker._current()
     entry = tracker._new_object('', frame)
     full = Prompt(box=[10, 10, 60, 60], points=clicks, point_labels=np.ones(64, np.int32))
-    entry.points, entry.point_labels = tracker._model_points(entry, full, frame)
+    entry.points, entry.point_labels = model_points(entry, full, frame, SIZE)
     assert entry.point_labels[0].tolist() == [2, 3] + [1] * 64
     entry.prompt_frame = frame.index
-    points, labels = tracker._model_points(entry, Prompt(object_id=1, points=[[99, 99]], point_labels=[0]), frame)
+    more = Prompt(object_id=1, points=[[99, 99]], point_labels=[0])
+    points, labels = model_points(entry, more, frame, SIZE)
     assert labels[0].tolist() == [2, 3] + [1] * 63 + [0]
     assert torch.equal(points[0, 2], entry.points[0, 3]), 'the oldest click went'
 

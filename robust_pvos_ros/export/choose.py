@@ -55,15 +55,27 @@ class GuardedEncoder:
         """Of the encoder that runs."""
         return self._encoder.name
 
+    @property
+    def takes_batches(self) -> bool:
+        """See :class:`Encoder`."""
+        return self._encoder.takes_batches
+
+    def give_up(self, reason: str) -> bool:
+        """Go on with torch's encoder for good; False if it runs already."""
+        if self._encoder is self._spare:
+            return False
+        self.failure = reason
+        self._encoder = self._spare
+        self._note(reason)
+        return True
+
     def __call__(self, image: Tensor) -> EncoderOutput:
         """See :class:`Encoder`."""
         if not self.failure:
             try:
                 return self._encoder(image)
             except (ModelError, RuntimeError) as error:
-                self.failure = f'the encoder {self._encoder.name} failed and torch goes on: {error}'
-                self._encoder = self._spare
-                self._note(self.failure)
+                self.give_up(f'the encoder {self._encoder.name} failed and torch goes on: {error}')
         return self._encoder(image)
 
 

@@ -18,6 +18,8 @@ class EncoderOutput(NamedTuple):
         stride4: (1, C / 8, S / 4, S / 4), after ``conv_s0`` of the mask decoder.
         stride8: (1, C / 4, S / 8, S / 8), after ``conv_s1`` of the mask decoder.
         stride16: (1, C, S / 16, S / 16).
+
+    An encoder that is given B images gives B in the place of 1.
     """
 
     stride4: Tensor
@@ -32,8 +34,15 @@ class Encoder(Protocol):
     def name(self) -> str:
         """``torch``, ``onnx`` or ``tensorrt``."""
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether several images can be encoded at once."""
+
     def __call__(self, image: Tensor) -> EncoderOutput:
-        """(1, 3, S, S) float32, normalised with the ImageNet statistics -> feature maps."""
+        """(B, 3, S, S) float32, normalised with the ImageNet statistics -> feature maps of batch B.
+
+        B is 1 unless the encoder takes batches.
+        """
 
 
 class TorchEncoder:
@@ -45,6 +54,7 @@ class TorchEncoder:
     """
 
     name = 'torch'
+    takes_batches = True
 
     def __init__(self, sam: SAM2Base) -> None:
         self._trunk = sam.image_encoder.trunk

@@ -22,6 +22,7 @@ class OnnxEncoder:
     """
 
     name = 'onnx'
+    takes_batches = False  # files and engines are of one size
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         try:

@@ -42,6 +42,7 @@ class TensorRTEncoder:
     """
 
     name = 'tensorrt'
+    takes_batches = False  # files and engines are of one size
 
     def __init__(self, engine: bytes, device: torch.device) -> None:
         trt = import_tensorrt()

@@ -18,13 +18,16 @@ from robust_pvos_ros.tracking.types import PromptError, seconds_text
 class ObjectRow:
     """One row of the object table.
 
-    Invariant: ``decoded`` (batch 1) belongs to one frame, the newest for a row of the tracker's table, and ``memory``
-    holds that frame if it is remembered.
+    Invariant: ``decoded`` (batch 1) belongs to frame ``mask_index``, for a row of the tracker's table the newest unless
+    the object waits for its turn, and ``memory`` holds that frame if it is remembered.
 
     Attributes:
         prompt_frame: index of the frame that ``points`` were given on, -1 before the first prompt.
         points, point_labels: (1, P, 2) in pixels of the model image and (1, P); a box is two of them.
-        last_seen_frame: index of the newest frame with a visible mask.
+        last_seen_frame: index of the newest frame on which it was present.
+        mask_index, mask_stamp: index and stamp, nanoseconds, of the frame that ``decoded`` belongs to.
+        present: whether it is TRACKING there.
+        last_box: where its mask was when it was last present, (x0, y0, x1, y1) as fractions of the image's sides.
     """
 
     object_id: int
@@ -35,12 +38,29 @@ class ObjectRow:
     points: Tensor
     point_labels: Tensor
     last_seen_frame: int
+    mask_index: int = -1
+    mask_stamp: int = 0
+    present: bool = True
+    last_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
-    def take_prompt(self, prompted: ObjectRow, clear_recent: bool) -> None:
-        """Become what another row of this object is, which was prompted on the frame that both belong to."""
+    def show(self, decoded: Decoded, frame: StreamFrame, present: bool) -> None:
+        """Take over the mask of a frame."""
+        self.decoded, self.mask_index, self.mask_stamp = decoded, frame.index, frame.stamp
+        self.present = present
+        if present:
+            self.last_seen_frame = frame.index
+
+    def last_box_in(self, frame: StreamFrame) -> tuple[float, float, float, float]:
+        """``last_box`` in pixels of a frame."""
+        x0, y0, x1, y1 = self.last_box
+        return x0 * frame.width, y0 * frame.height, x1 * frame.width, y1 * frame.height
+
+    def take_prompt(self, prompted: ObjectRow, frame: StreamFrame, clear_recent: bool) -> None:
+        """Become what another row of this object is, which was prompted on ``frame``, the one that both belong to."""
         memory = next(m for m in prompted.memory.conditioning if m.frame_index == prompted.prompt_frame)
         self.memory.remember_prompt(memory, clear_recent)
-        self.decoded, self.prompt_frame = prompted.decoded, prompted.prompt_frame
+        self.show(prompted.decoded, frame, prompted.present)
+        self.prompt_frame = prompted.prompt_frame
         self.points, self.point_labels = prompted.points, prompted.point_labels
 
     def snapshot(self) -> ObjectRow:
@@ -77,6 +97,10 @@ class FrameHistory:
         """Keep a frame that is about to be followed by another one."""
         if self._frames.maxlen:
             self._frames.append(PastFrame(frame, {number: row.snapshot() for number, row in rows.items()}))
+
+    def limit(self, capacity: int) -> None:
+        """Keep at most ``capacity`` frames, the newest ones."""
+        self._frames = deque(self._frames, maxlen=capacity)
 
     def clear(self) -> None:
         """Forget all frames."""

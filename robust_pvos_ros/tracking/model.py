@@ -108,6 +108,34 @@ class Sam2Model:
             return EncoderOutput(*(x.float() for x in self.encoder(self.preprocess(rgb))))
 
     @torch.inference_mode()
+    def encode_batch(self, pictures: Sequence[np.ndarray]) -> list[EncoderOutput]:
+        """Feature maps of several camera images, uint8 (H, W, 3) of any sizes, in their order.
+
+        They equal those of :meth:`encode` up to rounding, and share no memory.  Where the encoder takes one image at a
+        time they are encoded one after the other.
+        """
+        if len(pictures) < 2 or not self.encoder.takes_batches:
+            return [self.encode(rgb) for rgb in pictures]
+        images = torch.cat([self.preprocess(rgb) for rgb in pictures])
+        with self._autocast():
+            maps = self.encoder(images)
+        # copies, since a view would keep the maps of every camera alive as long as any one frame is remembered
+        rows = (tuple(x[row : row + 1].to(torch.float32, copy=True) for x in maps) for row in range(len(pictures)))
+        return [EncoderOutput(*parts) for parts in rows]
+
+    def round_to_bfloat16(self) -> bool:
+        """Go on in bfloat16, which needs about half the memory; False if it runs in that already.
+
+        What has been remembered stays valid.
+        """
+        if self.precision == 'bfloat16':
+            return False
+        self.attention = CachedMemoryAttention(self.sam, self.adapter, torch.bfloat16)
+        self.precision = 'bfloat16'
+        lay_out(self.sam, self.precision)
+        return True
+
+    @torch.inference_mode()
     def condition(self, frame: EncoderOutput, memories: Sequence[ObjectMemory], frame_index: int) -> Tensor:
         """Stride-16 features (B, C, S / 16, S / 16) fused with each object's memory.
 

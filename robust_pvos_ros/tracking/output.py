@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
-from robust_pvos_ros.tracking.types import ObjectState, TrackedObject
+from robust_pvos_ros.tracking.types import FrameResult, ObjectState, TrackedObject
 
 
 class MaskMeasure(NamedTuple):
@@ -90,18 +92,20 @@ def measure(mask: np.ndarray) -> MaskMeasure:
 def describe(
     entry: ObjectRow, mask: np.ndarray, score: float, iou: float, frame: StreamFrame, lost_after: int
 ) -> TrackedObject:
-    """One object as of ``frame``, which its row belongs to; the row learns when it was last seen.
+    """One object as of ``frame``; its row learns where it was last seen.
 
     Args:
         mask: bool (H, W); score: of the object's presence, 0 to 1; iou: as the decoder predicts it.
-        lost_after: frames without a visible mask after which OCCLUDED becomes LOST.
+        lost_after: frames without being TRACKING after which OCCLUDED becomes LOST.
     """
     found = measure(mask)
-    if found.area:
-        entry.last_seen_frame = frame.index
-    unseen = frame.index - entry.last_seen_frame
+    present = entry.present and found.area > 0
+    unseen = 0 if present else max(0, frame.index - entry.last_seen_frame)
     state = ObjectState.TRACKING
-    if not found.area:
+    if present:
+        x0, y0, x1, y1 = found.box
+        entry.last_box = x0 / frame.width, y0 / frame.height, x1 / frame.width, y1 / frame.height
+    else:
         state = ObjectState.LOST if unseen >= lost_after else ObjectState.OCCLUDED
     return TrackedObject(
         object_id=entry.object_id,
@@ -113,5 +117,29 @@ def describe(
         centroid=found.centroid,
         area_px=found.area,
         frames_since_seen=unseen,
-        mask_stamp=frame.stamp,
+        mask_stamp=entry.mask_stamp,
     )
+
+
+def build_result(
+    entries: Sequence[ObjectRow], frame: StreamFrame, logits_side: int, lost_after: int, prompted: tuple[int, ...] = ()
+) -> FrameResult:
+    """Everything about a frame.
+
+    Args:
+        entries: the objects in ascending ID.
+        logits_side: of the decoder's square logits, for a frame without objects.
+        lost_after: see :func:`describe`; prompted: see ``FrameResult``.
+    """
+    logits = np.zeros((0, logits_side, logits_side), np.float32)
+    scores = ious = np.zeros(0, np.float32)
+    if entries:
+        logits = torch.cat([entry.decoded.logits[:, 0] for entry in entries]).cpu().numpy()
+        scores = torch.cat([entry.decoded.score[:, 0] for entry in entries]).sigmoid().cpu().numpy()
+        ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
+    masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
+    objects = tuple(
+        describe(entry, mask, float(score), float(iou), frame, lost_after)
+        for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
+    )
+    return FrameResult(frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from robust_pvos_ros.tracking.association import Match, associate
+from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
+from robust_pvos_ros.tracking.inputs import check_rgb, model_mask, model_points
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
-from robust_pvos_ros.tracking.model import BOX_LABELS, Decoded, Sam2Model
-from robust_pvos_ros.tracking.output import describe, render_masks
+from robust_pvos_ros.tracking.model import Decoded, Sam2Model
+from robust_pvos_ros.tracking.output import build_result
+from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
 from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
-    MAX_POINTS,
-    FrameError,
     FrameResult,
     Prompt,
     PromptError,
@@ -29,8 +31,18 @@ from robust_pvos_ros.tracking.types import (
     TrackerConfig,
 )
 
-MEMORY_POLICIES = ('stock', 'selective')
+STAGES = ('encode', 'condition', 'decode', 'remember', 'prompt', 'output')
 LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
+
+
+class _Tracked(NamedTuple):
+    """An unprompted object on a frame: its row, mask, memory, evidence of it, and whether it must not learn from it."""
+
+    entry: ObjectRow
+    decoded: Decoded
+    memory: MemoryFrame
+    evidence: Evidence
+    contested: bool
 
 
 class VideoTracker:
@@ -43,25 +55,20 @@ class VideoTracker:
         model: the network, which several trackers may share.
         config: limits and policies.
         ids: source of fresh object IDs, counting from 1 by default.
-
-    Raises:
-        ValueError: if the configuration is out of range.
+        elsewhere: number of objects that other trackers hold; they count for ``max_objects``.
     """
 
     def __init__(
-        self, model: Sam2Model, config: TrackerConfig | None = None, ids: Iterator[int] | None = None
+        self,
+        model: Sam2Model,
+        config: TrackerConfig | None = None,
+        ids: Iterator[int] | None = None,
+        elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
         self.model = model
         self.config = config or TrackerConfig()
-        if self.config.memory_policy not in MEMORY_POLICIES:
-            raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.config.memory_policy!r}')
-        if self.config.max_objects < 1 or self.config.lost_after < 1:
-            raise ValueError('max_objects and lost_after must be at least 1')
-        if self.config.history_frames < 0:
-            raise ValueError('history_frames must be 0 or positive')
-        if self.config.max_conditioning_frames < 2:
-            raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
         self._ids = itertools.count(1) if ids is None else ids
+        self._elsewhere = elsewhere
         self._table: dict[int, ObjectRow] = {}
         self._frame: StreamFrame | None = None
         self._next_index = 0
@@ -71,36 +78,45 @@ class VideoTracker:
 
     # ---------------------------------------------------------------------------------------------- the streaming verbs
 
-    def step(self, rgb: np.ndarray, stamp: int, prompts: Sequence[Prompt] = ()) -> FrameResult:
+    def step(
+        self,
+        rgb: np.ndarray,
+        stamp: int,
+        prompts: Sequence[Prompt] = (),
+        features: EncoderOutput | None = None,
+    ) -> FrameResult:
         """Process the next frame: encode once; for each group of objects condition, decode, remember; apply prompts.
 
-        Without prompts every object of the table is tracked into the frame.  A prompt for a new object makes it appear
-        on this frame and be tracked from the next one; a prompt for a tracked object corrects its mask on this frame.
+        Without prompts every object of the table is tracked into the frame, or ``object_budget`` of them whose turn it
+        is.  A prompt for a new object makes it appear on this frame and be tracked from the next one; a prompt for a
+        tracked object corrects its mask on this frame.
 
         Args:
             rgb: uint8 (H, W, 3); the size may change from frame to frame.
             stamp: nanoseconds, copied to the result.
             prompts: in pixels of this frame.
+            features: of ``rgb``, where they are computed already; see ``Sam2Model.encode_batch``.
 
         Raises:
             FrameError: if the image is malformed.
             PromptError: if a prompt cannot be applied.  In both cases nothing has changed.
         """
-        _check_image(rgb)
+        check_rgb(rgb)
         height, width = rgb.shape[:2]
         self._check_prompts(prompts, height, width)
-        self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
-        with self._timed('encode'):
-            features = self.model.encode(rgb)
+        self.timings = dict.fromkeys(STAGES, 0.0)
+        if features is None:
+            with self._timed('encode'):
+                features = self.model.encode(rgb)
         frame = StreamFrame(stamp, self._next_index, height, width, features)
-        tracked = self._track(frame, list(self._table.values()))
+        tracked = self._track(frame, self._due())
         if self._frame is not None:
             self._history.push(self._frame, self._table)
         self._frame = frame
         self._next_index += 1
-        for entry, decoded, memory in tracked:
-            self._commit(entry, decoded, memory)
-        return self._finish(self._apply(prompts, frame, self._table))
+        for one in tracked:
+            self._commit(one, frame)
+        return self._finish(self._apply_now(prompts, frame))
 
     def apply(self, prompts: Sequence[Prompt], stamp: int | None = None) -> FrameResult:
         """Apply prompts to a processed frame, from its cached features.
@@ -119,16 +135,34 @@ class VideoTracker:
         Raises:
             PromptError: if there is no such frame or a prompt cannot be applied; nothing has changed.
         """
-        newest = self._frame
-        if newest is None:
-            raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
-        past = None if stamp is None or stamp == newest.stamp else self._history.find(stamp, newest)
+        newest, past = self._find(stamp)
         frame = newest if past is None else past.frame
         self._check_prompts(prompts, frame.height, frame.width)
-        self.timings = dict.fromkeys(('encode', 'condition', 'decode', 'remember', 'prompt', 'output'), 0.0)
+        self.timings = dict.fromkeys(STAGES, 0.0)
         if past is None:
-            return self._finish(self._apply(prompts, frame, self._table))
+            return self._finish(self._apply_now(prompts, frame))
         return self._finish(self._apply_late(prompts, past, newest))
+
+    def match(self, prompt: Prompt, threshold: float, stamp: int | None = None) -> Match:
+        """Whether a prompt for a new object shows one of the table; see :func:`associate`.
+
+        Args:
+            prompt: for a new object.
+            threshold: least overlap in [0, 1] of one and the same object.
+            stamp: of the frame it was drawn on, as in :meth:`apply`.
+
+        Raises:
+            PromptError: if there is no such frame or the prompt does not fit it.
+        """
+        newest, past = self._find(stamp)
+        frame = newest if past is None else past.frame
+        prompt.check_against(frame.height, frame.width)
+        rows = self._table if past is None else {n: past.rows.get(n, row) for n, row in self._table.items()}
+        result = self.last_result
+        if past is not None or result is None:
+            result = self._build_result(rows, frame)
+        boxes = {number: row.last_box_in(frame) for number, row in rows.items()}
+        return associate(prompt, result, boxes, threshold)
 
     # ------------------------------------------------------------------------------------------------ the object table
 
@@ -170,6 +204,18 @@ class VideoTracker:
             newest[object_id] = max(frames, key=lambda memory: memory.frame_index).pointer
         return newest
 
+    def limit_history(self, frames: int) -> bool:
+        """Forget all past frames but the last ``frames``, and keep no more from now on; False if that changes nothing.
+
+        Raises:
+            ValueError: if ``frames`` is negative.
+        """
+        if frames >= self.config.history_frames:
+            return False
+        self.config = replace(self.config, history_frames=frames)
+        self._history.limit(frames)
+        return True
+
     def stamps(self) -> tuple[int, int] | None:
         """Stamps of the oldest and the newest frame that can be prompted; None before the first frame."""
         return None if self._frame is None else (self._history.oldest_stamp(self._frame), self._frame.stamp)
@@ -197,37 +243,59 @@ class VideoTracker:
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
-    def _track(
-        self, frame: StreamFrame, entries: Sequence[ObjectRow]
-    ) -> list[tuple[ObjectRow, Decoded, MemoryFrame]]:
-        tracked = []
+    def _due(self) -> list[ObjectRow]:
+        """The objects whose turn it is: all, or those whose masks are the oldest."""
+        rows = list(self._table.values())
+        budget = self.config.object_budget
+        if not budget or len(rows) <= budget:
+            return rows
+        chosen = sorted(rows, key=lambda row: row.mask_index)[:budget]
+        return sorted(chosen, key=lambda row: row.object_id)
+
+    def _track(self, frame: StreamFrame, entries: Sequence[ObjectRow]) -> list[_Tracked]:
+        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
             members = [entries[position] for position in group]
             with self._timed('condition'):
                 fused = self.model.condition(frame.features, [m.memory for m in members], frame.index)
             with self._timed('decode'):
                 decoded = self.model.track(frame.features, fused)
+                evidence = evidence_of(decoded)
             with self._timed('remember'):
                 memories = self.model.remember(frame.features, decoded, frame.index)
             parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
-            tracked += list(zip(members, parts, memories, strict=True))
-        return tracked
+            tracked += list(zip(members, parts, memories, evidence, strict=True))
+        waits = contested([decoded for _, decoded, _, _ in tracked], self.config.exclusive_memory)
+        return [_Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
 
-    def _commit(self, entry: ObjectRow, decoded: Decoded, memory: MemoryFrame) -> None:
-        entry.decoded = decoded
-        if self.config.memory_policy == 'stock' or bool(decoded.score > 0):
-            entry.memory.remember(memory)
+    def _commit(self, one: _Tracked, frame: StreamFrame) -> None:
+        entry, evidence = one.entry, one.evidence
+        entry.show(one.decoded, frame, is_present(entry.present, evidence, self.config))
+        absent = self.config.memory_policy == 'selective' and evidence.score <= 0.5
+        if not absent and not one.contested:
+            entry.memory.remember(one.memory)
+
+    def _apply_now(self, prompts: Sequence[Prompt], frame: StreamFrame) -> tuple[int, ...]:
+        """Prompt objects on the newest frame; nothing has changed if that fails midway."""
+        draft = {p.object_id: self._table[p.object_id].snapshot() for p in prompts if p.object_id}
+        prompted = self._apply(prompts, frame, draft)
+        self._table.update(draft)
+        return prompted
 
     def _apply(self, prompts: Sequence[Prompt], frame: StreamFrame, table: dict[int, ObjectRow]) -> tuple[int, ...]:
-        """Prompt objects of ``table`` on ``frame``, which its rows belong to; new ones are added to it."""
+        """Prompt objects of ``table`` on ``frame``; new ones are added to it."""
         prompted = []
-        with self._timed('prompt'):
-            for prompt in prompts:
-                entry = self._new_object(prompt.label, frame) if prompt.object_id == 0 else table[prompt.object_id]
+        for prompt in prompts:
+            entry = self._new_object(prompt.label, frame) if prompt.object_id == 0 else table[prompt.object_id]
+            if prompt.object_id and entry.mask_index != frame.index:
+                # it waited for its turn: a correction must build on its mask of this very frame
+                for one in self._track(frame, [entry]):
+                    self._commit(one, frame)
+            with self._timed('prompt'):
                 self._prompt(entry, prompt, frame)
-                entry.label = prompt.label or entry.label
-                table[entry.object_id] = entry
-                prompted.append(entry.object_id)
+            entry.label = prompt.label or entry.label
+            table[entry.object_id] = entry
+            prompted.append(entry.object_id)
         return tuple(prompted)
 
     def _apply_late(self, prompts: Sequence[Prompt], past: PastFrame, newest: StreamFrame) -> tuple[int, ...]:
@@ -240,14 +308,12 @@ class VideoTracker:
         past.rows.update({number: row.snapshot() for number, row in table.items()})
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:
-            for entry, decoded, memory in self._track(later.frame, list(table.values())):
-                known = later.rows.get(entry.object_id)
+            for one in self._track(later.frame, list(table.values())):
+                known = later.rows.get(one.entry.object_id)
                 if known is not None and known.prompt_frame == later.frame.index:
-                    entry.take_prompt(known, clear_recent=self.config.clear_memory_on_refine)
+                    one.entry.take_prompt(known, later.frame, clear_recent=self.config.clear_memory_on_refine)
                 else:
-                    self._commit(entry, decoded, memory)
-                if bool((entry.decoded.logits > 0).any()):
-                    entry.last_seen_frame = later.frame.index
+                    self._commit(one, later.frame)
             later.rows.update({number: row.snapshot() for number, row in table.items()})
         given = {number: prompt.label for number, prompt in zip(prompted, prompts, strict=True) if prompt.label}
         for number, row in table.items():
@@ -262,7 +328,7 @@ class VideoTracker:
             sam.num_maskmem,
             sam.max_obj_ptrs_in_encoder,
             self.config.max_conditioning_frames,
-            by_rank=self.config.memory_policy == 'selective',
+            by_rank=self.config.skips_frames,
         )
         absent = self.model.absent_logits()
         zero = absent.new_zeros
@@ -282,9 +348,10 @@ class VideoTracker:
         points: Tensor | None = None
         labels: Tensor | None = None
         if prompt.mask is not None:
-            decoded = self.model.decode_mask(frame.features, self._model_mask(prompt.mask))
+            mask = model_mask(prompt.mask, self.model.image_size, self.model.device)
+            decoded = self.model.decode_mask(frame.features, mask)
         else:
-            points, labels = self._model_points(entry, prompt, frame)
+            points, labels = model_points(entry, prompt, frame, self.model.image_size)
             earlier = entry.memory.before(frame.index)
             first = not earlier.conditioning
             if first:
@@ -295,68 +362,27 @@ class VideoTracker:
             previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
             decoded = self.model.decode(frame.features, fused, (points, labels), previous, first)
         memory = self.model.remember(frame.features, decoded, frame.index, prompted=True)[0]
-        entry.decoded = decoded
+        entry.show(decoded, frame, bool((decoded.logits > 0).any()))
         entry.memory.remember_prompt(memory, clear_recent=self.config.clear_memory_on_refine)
         entry.prompt_frame = frame.index
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
 
-    def _model_points(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> tuple[Tensor, Tensor]:
-        """Points and box in pixels of the model image; clicks on the same frame add up until a box starts anew."""
-        coordinates, labels = prompt.points, prompt.point_labels
-        if prompt.box is not None:
-            coordinates = np.concatenate([prompt.box.reshape(2, 2), coordinates])
-            labels = np.concatenate([np.array(BOX_LABELS, np.int32), labels])
-        scale = np.array([self.model.image_size / frame.width, self.model.image_size / frame.height], np.float32)
-        points = torch.from_numpy(coordinates * scale)[None].to(self.model.device)
-        point_labels = torch.from_numpy(labels)[None].to(self.model.device)
-        if prompt.box is None and entry.prompt_frame == frame.index:
-            points = torch.cat([entry.points, points], dim=1)
-            point_labels = torch.cat([entry.point_labels, point_labels], dim=1)
-        corners = 2 if bool((point_labels[:, :1] == BOX_LABELS[0]).any()) else 0  # a box stays when old clicks go
-        kept = [*range(corners), *range(max(corners, points.shape[1] - MAX_POINTS), points.shape[1])]
-        return points[:, kept], point_labels[:, kept]
-
-    def _model_mask(self, mask: np.ndarray) -> Tensor:
-        """bool (H, W) -> float32 (1, 1, S, S) of 0 and 1, as ``SAM2VideoPredictor.add_new_mask``."""
-        size = (self.model.image_size, self.model.image_size)
-        full = torch.from_numpy(np.ascontiguousarray(mask)).to(self.model.device).float()[None, None]
-        if mask.shape == size:
-            return full
-        small = F.interpolate(full, size=size, mode='bilinear', align_corners=False, antialias=True) >= 0.5
-        if not bool(small.any()):
-            # An object thinner than a model pixel would vanish; its densest pixel stands for it.
-            small = F.adaptive_max_pool2d(full, size) > 0
-        return small.float()
-
     def _finish(self, prompted: tuple[int, ...]) -> FrameResult:
         with self._timed('output'):
-            result = self._build_result(prompted)
+            result = self._build_result(self._table, self._current(), prompted)
         self.last_result = result
         return result
 
     def _refresh(self) -> None:
         if self._frame is not None:
-            self.last_result = self._build_result(())
+            self.last_result = self._build_result(self._table, self._frame)
 
-    def _build_result(self, prompted: tuple[int, ...]) -> FrameResult:
-        frame = self._current()
-        entries = [self._table[object_id] for object_id in sorted(self._table)]
-        side = self.model.image_size // 4
-        logits = np.zeros((0, side, side), np.float32)
-        scores = ious = np.zeros(0, np.float32)
-        if entries:
-            logits = torch.cat([entry.decoded.logits[:, 0] for entry in entries]).cpu().numpy()
-            scores = torch.cat([entry.decoded.score[:, 0] for entry in entries]).sigmoid().cpu().numpy()
-            ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
-        masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
-        objects = tuple(
-            describe(entry, mask, float(score), float(iou), frame, self.config.lost_after)
-            for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
-        )
-        return FrameResult(
-            frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted
-        )
+    def _build_result(
+        self, rows: Mapping[int, ObjectRow], frame: StreamFrame, prompted: tuple[int, ...] = ()
+    ) -> FrameResult:
+        entries = [rows[object_id] for object_id in sorted(rows)]
+        return build_result(entries, frame, self.model.image_size // 4, self.config.lost_after, prompted)
 
     def _check_prompts(self, prompts: Sequence[Prompt], height: int, width: int) -> None:
         fresh = 0
@@ -366,9 +392,10 @@ class VideoTracker:
             else:
                 fresh += 1
             prompt.check_against(height, width)
-        if len(self._table) + fresh > self.config.max_objects:
+        held = len(self._table) + self._elsewhere()
+        if fresh and held + fresh > self.config.max_objects:
             raise PromptError(
-                f'the object table is full: it holds {len(self._table)} of at most {self.config.max_objects} objects; '
+                f'the object table is full: it holds {held} of at most {self.config.max_objects} objects; '
                 f'remove one first or raise max_objects'
             )
 
@@ -377,6 +404,14 @@ class VideoTracker:
             known = ', '.join(str(known_id) for known_id in sorted(self._table)) or 'none'
             raise PromptError(f'there is no object {object_id}; tracked IDs: {known}')
         return self._table[object_id]
+
+    def _find(self, stamp: int | None) -> tuple[StreamFrame, PastFrame | None]:
+        """The newest frame, and the past one with a stamp; None where that is the newest.  Raises ``PromptError``."""
+        newest = self._frame
+        if newest is None:
+            raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
+        past = None if stamp is None or stamp == newest.stamp else self._history.find(stamp, newest)
+        return newest, past
 
     def _current(self) -> StreamFrame:
         if self._frame is None:
@@ -390,11 +425,3 @@ class VideoTracker:
         if self.model.device.type == 'cuda':
             torch.cuda.synchronize(self.model.device)
         self.timings[stage] += (time.perf_counter() - start) * 1e3
-
-
-def _check_image(rgb: np.ndarray) -> None:
-    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        got = f'{rgb.dtype} {rgb.shape}' if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise FrameError(f'an image must be a uint8 array of shape (H, W, 3), got {got}')
-    if 0 in rgb.shape:
-        raise FrameError(f'an image must have at least one pixel, got {rgb.shape[1]}x{rgb.shape[0]}')

@@ -14,6 +14,8 @@ import numpy as np
 
 MAX_LABEL_LENGTH = 128
 MAX_POINTS = 64
+MAX_IMAGE_PIXELS = 1 << 25  # 8192 x 4096, a little more than 8K UHD
+MEMORY_POLICIES = ('stock', 'selective')
 
 
 def seconds_text(stamp: int) -> str:
@@ -149,8 +151,9 @@ class TrackedObject:
         box: (x0, y0, x1, y1) pixels, half-open, of the mask; all 0 where it is empty.
         centroid: (x, y) pixels, mean of the mask's pixel centres; (0, 0) where it is empty.
         area_px: number of mask pixels in the original image.
-        frames_since_seen: processed frames since the mask was last non-empty; 0 when it is visible.
-        mask_stamp: nanoseconds, stamp of the image the mask was computed on.
+        frames_since_seen: processed frames since it was last TRACKING; 0 when it is.
+        mask_stamp: nanoseconds, stamp of the image the mask was computed on; older than the frame's where the object
+            waits for its turn, see ``TrackerConfig.object_budget``.
     """
 
     object_id: int
@@ -247,8 +250,19 @@ class TrackerConfig:
             object is absent.
         clear_memory_on_refine: forget the object's recent unprompted frames when it is re-prompted, so that the
             correction sticks; the official predictor's default is not to.
-        lost_after: frames without a visible mask after which OCCLUDED becomes LOST.
+        lost_after: frames without being TRACKING after which OCCLUDED becomes LOST.
         history_frames: past frames that a prompt may still be given for; their feature maps are kept.
+        object_budget: most objects that are tracked into each frame of a camera, in turns where there are more, so that
+            time per frame stays bounded; 0 tracks all.
+        presence_score: an object is TRACKING only while its object score is at least this.
+        presence_iou: an object is TRACKING only while the predicted IoU of its mask is at least this.
+        presence_margin: what an object that is OCCLUDED or LOST must have above ``presence_score`` and
+            ``presence_iou`` to be TRACKING again, so that its state does not flicker.
+        exclusive_memory: IoU of two objects' masks above which both claim the same pixels; the one with the lower
+            object score then writes no memory of the frame, so that look-alikes are not mixed up; 1 is never.
+
+    Raises:
+        ValueError: if a field is out of range.
     """
 
     max_objects: int = 16
@@ -257,3 +271,26 @@ class TrackerConfig:
     clear_memory_on_refine: bool = True
     lost_after: int = 90
     history_frames: int = 15
+    object_budget: int = 0
+    presence_score: float = 0.5
+    presence_iou: float = 0.1
+    presence_margin: float = 0.1
+    exclusive_memory: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.memory_policy not in MEMORY_POLICIES:
+            raise ValueError(f'memory_policy must be one of {MEMORY_POLICIES}, got {self.memory_policy!r}')
+        if self.max_objects < 1 or self.lost_after < 1:
+            raise ValueError('max_objects and lost_after must be at least 1')
+        if self.history_frames < 0 or self.object_budget < 0:
+            raise ValueError('history_frames and object_budget must be 0 or positive')
+        if self.max_conditioning_frames < 2:
+            raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
+        for name in ('presence_score', 'presence_iou', 'presence_margin', 'exclusive_memory'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name} must be in [0, 1], got {getattr(self, name)}')
+
+    @property
+    def skips_frames(self) -> bool:
+        """Whether some frames are kept out of an object's memory on purpose."""
+        return self.memory_policy == 'selective' or self.object_budget > 0 or self.exclusive_memory < 1
