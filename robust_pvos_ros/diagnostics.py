@@ -13,7 +13,9 @@ import numpy as np
 
 HISTORY = 300
 RATE_WINDOW = 3.0
-COUNTERS = ('received', 'processed', 'dropped', 'malformed', 'failed', 'time_jumps')
+COUNTERS = (
+    'received', 'processed', 'dropped', 'malformed', 'failed', 'time_jumps', 'forward_jumps', 'associated',
+)  # fmt: skip
 
 
 def resident_megabytes() -> float:
@@ -26,9 +28,14 @@ def resident_megabytes() -> float:
 
 
 class FrameStatistics:
-    """Counters and recent timings of one camera; every method may be called from any thread."""
+    """Counters and recent timings of one camera; every method may be called from any thread.
+
+    Every image is counted once as ``received`` and, as soon as its fate is known, once as ``processed``, ``dropped`` (a
+    newer one took its place, or the camera was deactivated), ``malformed`` or ``failed``.
+    """
 
     def __init__(self) -> None:
+        self._last_arrival = time.monotonic()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
@@ -36,13 +43,24 @@ class FrameStatistics:
         self._finished: deque[float] = deque(maxlen=HISTORY)
         self._arrived: deque[float] = deque(maxlen=HISTORY)
 
-    def count(self, what: str) -> int:
-        """Count one event of :data:`COUNTERS`; returns how many there have been."""
+    def count(self, what: str, times: int = 1) -> int:
+        """Count events of :data:`COUNTERS`; returns how many there have been."""
         with self._lock:
-            self._counts[what] += 1
+            self._counts[what] += times
             if what == 'received':
-                self._arrived.append(time.monotonic())
+                self._last_arrival = time.monotonic()
+                self._arrived.append(self._last_arrival)
             return self._counts[what]
+
+    def begin(self) -> None:
+        """From here on images are expected."""
+        with self._lock:
+            self._last_arrival = time.monotonic()
+
+    def silent_for(self) -> float:
+        """Seconds since the last image, or since images are expected."""
+        with self._lock:
+            return time.monotonic() - self._last_arrival
 
     def frame(self, milliseconds: Mapping[str, float]) -> None:
         """Count a processed frame with its timings by stage."""

@@ -1,9 +1,8 @@
 """Pixels of an image message as an RGB array, after strict validation.  NumPy, OpenCV and Pillow, no ROS.
 
 Works on anything with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage`` (rclpy's messages and
-those of ``rosbags``).  Own conversions
-instead of ``cv_bridge``, which not every installation has and which misreads three-channel rows whose ``step`` is no
-multiple of the pixel size.
+those of ``rosbags``).  Own conversions instead of ``cv_bridge``, which not every installation has and which misreads
+three-channel rows whose ``step`` is no multiple of the pixel size.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from robust_pvos_ros.tracking.types import FrameError
+from robust_pvos_ros.tracking.types import MAX_IMAGE_PIXELS, FrameError
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -88,6 +87,18 @@ _PACKINGS: dict[str, _Packing] = {
 _MONO16_BIG_ENDIAN = _Packing(2, _top_byte(0))
 
 ENCODINGS = tuple(_PACKINGS)
+MAX_COMPRESSED_BYTES = 1 << 26
+LONGEST_ECHO = 40
+
+
+def shown(text: str) -> str:
+    """A text from outside, quoted and cut to a length that fits into a sentence."""
+    return repr(text) if len(text) <= LONGEST_ECHO else f'{text[:LONGEST_ECHO]!r}... ({len(text)} characters)'
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_IMAGE_PIXELS:
+        raise FrameError(f'image is {width}x{height} pixels: at most {MAX_IMAGE_PIXELS} pixels are taken')
 
 
 def check_image(image: Any) -> _Packing:
@@ -97,16 +108,20 @@ def check_image(image: Any) -> _Packing:
         image: fields of ``sensor_msgs/Image``: height, width, encoding, is_bigendian, step, data.
 
     Raises:
-        FrameError: if the size is zero, the encoding unknown, ``step`` too small or the amount of data wrong.
+        FrameError: if the size is zero or too large, the encoding unknown, ``step`` too small or the amount of data
+            wrong.
     """
     packing = _PACKINGS.get(image.encoding)
     if packing is None:
-        raise FrameError(f'image encoding {image.encoding!r} is not supported; use one of {", ".join(ENCODINGS)}')
+        raise FrameError(
+            f'image encoding {shown(image.encoding)} is not supported; use one of {", ".join(ENCODINGS)}'
+        )
     if image.encoding == 'mono16' and image.is_bigendian:
         packing = _MONO16_BIG_ENDIAN
     height, width, step = int(image.height), int(image.width), int(image.step)
     if height == 0 or width == 0:
         raise FrameError(f'image is {width}x{height} pixels: width and height must be positive')
+    _check_size(width, height)
     if (packing.even_width and width % 2) or (packing.even_height and height % 2):
         sides = 'width and height' if packing.even_height else 'width'
         raise FrameError(f'image is {width}x{height} pixels: {image.encoding} needs even {sides}')
@@ -145,6 +160,25 @@ def image_to_rgb(image: Any) -> np.ndarray:
     return packing.convert(rows_of(image, int(image.height) * packing.rows // 2, packing.pixel_bytes))
 
 
+_BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
+
+
+def check_compressed(image: Any) -> None:
+    """Validate a compressed image message without decoding it.
+
+    Args:
+        image: fields of ``sensor_msgs/CompressedImage``: format, data.
+
+    Raises:
+        FrameError: if the data is empty, too long, or begins like neither JPEG nor PNG.
+    """
+    size = len(image.data)
+    if not 0 < size <= MAX_COMPRESSED_BYTES:
+        raise FrameError(f'compressed image has {size} bytes: it must have 1 to {MAX_COMPRESSED_BYTES}')
+    if not bytes(memoryview(image.data).cast('B')[:8]).startswith(_BEGINNINGS):
+        raise FrameError(f'compressed image ({shown(image.format)}) is neither JPEG nor PNG')
+
+
 def compressed_to_rgb(image: Any) -> np.ndarray:
     """Pixels of a JPEG or PNG as uint8 (H, W, 3) RGB, by the decoder that reads datasets from files, too.
 
@@ -152,18 +186,20 @@ def compressed_to_rgb(image: Any) -> np.ndarray:
         image: fields of ``sensor_msgs/CompressedImage``: format, data.
 
     Raises:
-        FrameError: if the data is no whole JPEG or PNG with 8 bits a channel.
+        FrameError: if the data is no whole JPEG or PNG with 8 bits a channel, or has too many pixels.
     """
+    kind = f'compressed image ({shown(image.format)})'
     data = bytes(memoryview(image.data).cast('B'))
     try:
         with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
+            _check_size(*picture.size)
             if picture.mode.startswith(('I', 'F')):
-                raise FrameError(f'compressed image ({image.format!r}) has 16 bits a pixel: it must have 8 a channel')
+                raise FrameError(f'{kind} has 16 bits a pixel: it must have 8 a channel')
             return np.array(picture.convert('RGB'))
     except UnidentifiedImageError as error:
-        raise FrameError(f'compressed image ({image.format!r}) is neither JPEG nor PNG') from error
+        raise FrameError(f'{kind} is neither JPEG nor PNG') from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FrameError(f'compressed image ({image.format!r}) cannot be decoded: {error}') from error
+        raise FrameError(f'{kind} cannot be decoded: {error}') from error
 
 
 _LABEL_TYPES = {'16UC1': 2, 'mono16': 2, '8UC1': 1, 'mono8': 1}

@@ -50,6 +50,12 @@ DETECTIONS = Topic(
     'vision_msgs/Detection2DArray',
     'visible objects, `id` = object ID; only where vision_msgs is installed',
 )
+PROMPT = Topic(
+    '~/prompt',
+    'in',
+    'robust_pvos_interfaces/Prompt',
+    'prompts from other nodes; one that shows a tracked object starts no second one, but brings it back if it was lost',
+)
 PROMPTS = Topic(
     '~/prompts',
     'out',
@@ -60,16 +66,16 @@ DECISIONS = Topic(
     '~/decisions',
     'out',
     'robust_pvos_interfaces/Decision',
-    'what each request that could change the objects came to, refusals too',
+    'what each request that could change the objects came to, refusals too, also of prompts and detections by topic',
 )
 STATUS = Topic('~/status', 'out', 'std_msgs/String', 'one readable line a second')
 DIAGNOSTICS = Topic(
     '/diagnostics',
     'out',
     'diagnostic_msgs/DiagnosticArray',
-    'once a second: rates, p50 and p99 of each stage, image age, counters, memory, model',
+    'once a second: rates, p50 and p99 of each stage, image age, counters, memory, model, silent cameras',
 )
-TOPICS = (IMAGE, LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPTS, DECISIONS, STATUS, DIAGNOSTICS)
+TOPICS = (IMAGE, LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPT, PROMPTS, DECISIONS, STATUS, DIAGNOSTICS)
 
 ADD_OBJECT = Service(
     '~/add_object',

@@ -6,6 +6,7 @@ arrays in :mod:`robust_pvos_ros.image_codec`.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from robust_pvos_ros.image_codec import rows_of
-from robust_pvos_ros.tracking.types import ObjectState, Prompt, PromptError, TrackedObject
+from robust_pvos_ros.image_codec import rows_of, shown
+from robust_pvos_ros.tracking.types import (
+    MAX_IMAGE_PIXELS,
+    MAX_LABEL_LENGTH,
+    MAX_POINTS,
+    ObjectState,
+    Prompt,
+    PromptError,
+    TrackedObject,
+)
 
 MASK_ENCODINGS = ('mono8', '8UC1')
 LABEL_ENCODING = '16UC1'
 NANOSECONDS = 1_000_000_000
+MAX_DETECTIONS = 256
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a service came to.
+    """What a request came to.
 
     Attributes:
-        service: ``add_object``, ``refine_object``, ``remove_object``, ``set_label`` or ``reset``.
+        service: ``add_object``, ``refine_object``, ``remove_object``, ``set_label`` or ``reset``; ``prompt`` or
+            ``detections`` for one that came by topic.
         camera: its name, or empty.
         object_id: the object concerned; 0 for none.
         label: as requested.
@@ -83,6 +94,12 @@ def prompt_from_message(message: Any) -> Prompt:
     if message.has_box:
         x, y = message.box.x_offset, message.box.y_offset
         box = np.array([x, y, x + message.box.width, y + message.box.height], np.float32)
+    # before anything is built from them: a message may hold millions
+    if max(len(message.points), len(message.point_labels)) > MAX_POINTS:
+        raise PromptError(
+            f'a prompt takes at most {MAX_POINTS} points, got {len(message.points)} points and '
+            f'{len(message.point_labels)} labels'
+        )
     points = np.array([(point.x, point.y) for point in message.points], np.float32).reshape(-1, 2)
     if not np.isfinite(points).all():
         x, y = points[~np.isfinite(points).all(1)][0]
@@ -101,15 +118,69 @@ def _mask_from_message(image: Any) -> np.ndarray | None:
     if image.width == 0 and image.height == 0 and len(image.data) == 0:
         return None
     if image.encoding not in MASK_ENCODINGS:
-        raise PromptError(f'mask encoding must be {" or ".join(MASK_ENCODINGS)}, got {image.encoding!r}')
+        raise PromptError(f'mask encoding must be {" or ".join(MASK_ENCODINGS)}, got {shown(image.encoding)}')
     if image.width == 0 or image.height == 0:
         raise PromptError(f'mask is {image.width}x{image.height} pixels but has {len(image.data)} bytes of data')
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise PromptError(
+            f'mask is {image.width}x{image.height} pixels: it must be of the size of the camera image, at most '
+            f'{MAX_IMAGE_PIXELS} pixels'
+        )
     if image.step < image.width or len(image.data) != image.step * image.height:
         raise PromptError(
             f'mask of {image.width}x{image.height} pixels needs step >= {image.width} and step * {image.height} bytes '
             f'of data, got step {image.step} and {len(image.data)} bytes'
         )
     return rows_of(image, image.height, 1) != 0
+
+
+def detections_to_prompts(message: Any, width: int, height: int) -> tuple[list[Prompt], list[str]]:
+    """Prompts for the boxes of a detector, as if each were a new object; its best hypothesis is the label.
+
+    A box that is turned is replaced by the upright one around it, and what lies outside the image is cut off.
+
+    Args:
+        message: fields of ``vision_msgs/Detection2DArray``, in pixels with the centre of the top-left one at (0, 0).
+        width, height: of the image, pixels.
+
+    Returns:
+        the prompts, and one sentence for each detection that makes none.
+
+    Raises:
+        PromptError: if there are more than ``MAX_DETECTIONS``.
+    """
+    if len(message.detections) > MAX_DETECTIONS:
+        raise PromptError(
+            f'a message takes at most {MAX_DETECTIONS} detections, got {len(message.detections)}: let the detector '
+            f'suppress weak ones'
+        )
+    prompts, refused = [], []
+    for number, detection in enumerate(message.detections):
+        try:
+            prompts.append(Prompt(label=_best_class(detection), box=_upright_box(detection.bbox, width, height)))
+        except PromptError as error:
+            refused.append(f'detection {number}: {error}')
+    return prompts, refused
+
+
+def _best_class(detection: Any) -> str:
+    hypotheses = [result.hypothesis for result in detection.results[:MAX_DETECTIONS]]
+    return max(hypotheses, key=lambda hypothesis: hypothesis.score).class_id if hypotheses else ''
+
+
+def _upright_box(bbox: Any, width: int, height: int) -> np.ndarray:
+    x, y, theta = bbox.center.position.x, bbox.center.position.y, bbox.center.theta
+    parts = np.array([x, y, theta, bbox.size_x, bbox.size_y])
+    if not np.isfinite(parts).all() or min(bbox.size_x, bbox.size_y) <= 0:
+        raise PromptError(f'the box must have finite numbers and a positive size, got {parts.tolist()}')
+    cosine, sine = abs(math.cos(theta)), abs(math.sin(theta))
+    across, down = bbox.size_x * cosine + bbox.size_y * sine, bbox.size_x * sine + bbox.size_y * cosine
+    left, top = x - (across - 1) / 2, y - (down - 1) / 2
+    box = np.array([left, top, left + across, top + down])
+    box = np.clip(box, 0, (width, height, width, height)).astype(np.float32)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise PromptError(f'the box around ({x:g}, {y:g}) lies outside the {width}x{height} image')
+    return box
 
 
 def tracked_from_message(message: Any) -> TrackedObject:
@@ -238,13 +309,13 @@ def make_objects(types: MessageTypes, objects: tuple[TrackedObject, ...], header
 
 
 def make_decision(types: MessageTypes, decision: Decision, header: Any) -> Any:
-    """``~/decisions``; ``header`` is that of the newest frame."""
+    """``~/decisions``; ``header`` is that of the newest frame.  Names and labels are cut to what a label may have."""
     return types.decision(
         header=header,
         service=decision.service,
-        camera=decision.camera,
+        camera=decision.camera[:MAX_LABEL_LENGTH],
         object_id=int(decision.object_id),
-        label=decision.label,
+        label=decision.label[:MAX_LABEL_LENGTH],
         success=decision.success,
         message=decision.message,
     )

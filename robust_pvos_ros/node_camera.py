@@ -1,28 +1,30 @@
-"""One camera of the segmentation node: its subscription, its tracker, its publishers."""
+"""One camera of the segmentation node: its subscriptions, its tracker, and what became of its frames."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from robust_pvos_interfaces.msg import Prompt as PromptMsg
 from robust_pvos_interfaces.msg import TrackedObjects
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
 from robust_pvos_ros.diagnostics import FrameStatistics
-from robust_pvos_ros.image_codec import check_image, image_to_rgb
-from robust_pvos_ros.overlay import draw_overlay
-from robust_pvos_ros.parameters import CameraConfig, NodeConfig
+from robust_pvos_ros.image_codec import check_compressed, check_image, compressed_to_rgb, image_to_rgb
+from robust_pvos_ros.node_output import CameraOutput
+from robust_pvos_ros.parameters import CameraConfig, NodeConfig, ParameterError
 from robust_pvos_ros.tracking.types import (
     FrameError,
     FrameResult,
@@ -34,10 +36,33 @@ from robust_pvos_ros.tracking.types import (
 from robust_pvos_ros.worker import FrameQueue, Worker
 
 if TYPE_CHECKING:  # torch loads in `configure`, so that the node answers from its first second
+    from robust_pvos_ros.relief import MemoryRelief
+    from robust_pvos_ros.tracking.association import Match
+    from robust_pvos_ros.tracking.encoder import EncoderOutput
     from robust_pvos_ros.tracking.tracker import VideoTracker
 
 LIVE_DEPTH = 5  # messages the middleware keeps while the executor is busy; the slot behind it holds one
-OUTPUT_DEPTH = 10
+DETECTIONS_DEPTH = 5
+SILENCE_ERROR = 3  # times silence_timeout
+COMPRESSED = '/compressed'
+
+
+@dataclass
+class IncomingFrame:
+    """An image on its way through the worker.
+
+    Attributes:
+        header: of the message; rgb: uint8 (H, W, 3).
+        started, converted: ``time.perf_counter`` before and after the conversion, seconds.
+        features: of ``rgb``, where it was encoded with the frames of other cameras; encode_ms: its share of that.
+    """
+
+    header: Header
+    rgb: np.ndarray
+    started: float
+    converted: float
+    features: EncoderOutput | None = None
+    encode_ms: float = 0.0
 
 
 class Camera:
@@ -47,13 +72,18 @@ class Camera:
     read-only members that diagnostics look at.
 
     Args:
-        node: owner of subscription and publishers.
+        node: owner of subscriptions and publishers.
         name: as in the parameter ``cameras``.
         config: of this camera.
-        node_config: policies.
+        policies: of the node.
         tracker: of this camera alone.
         worker: thread that runs the tracker.
+        relief: runs what may need more of the GPU's memory than there is.
         prompts: publisher of accepted prompts, shared by all cameras.
+        on_detections: takes this camera and a message of its ``detections_topic``, on the executor's thread.
+
+    Raises:
+        ParameterError: if ``detections_topic`` is given but ``vision_msgs`` is not installed.
     """
 
     def __init__(
@@ -61,82 +91,83 @@ class Camera:
         node: Node,
         name: str,
         config: CameraConfig,
-        node_config: NodeConfig,
+        policies: NodeConfig,
         tracker: VideoTracker,
         worker: Worker,
+        relief: MemoryRelief,
         prompts: Publisher,
+        on_detections: Callable[[Camera, Any], None],
     ) -> None:
+        if config.detections_topic and messages.vision_msgs is None:
+            raise ParameterError(
+                f'parameter {name}.detections_topic needs the package vision_msgs, which is not installed: install it '
+                f'or leave the parameter empty'
+            )
         self.name = name
         self.config = config
+        self.policies = policies
         self.tracker = tracker
         self.statistics = FrameStatistics()
-        self.time_jump_policy = node_config.time_jump_policy
         self.last_problem = ''
         self.object_memory_bytes = self.history_bytes = 0
         self._node = node
         self._worker = worker
+        self._relief = relief
         self._prompts = prompts
-        self._every = node_config.overload_policy == 'every'
-        self._depth = node_config.queue_depth
-        self._queue: FrameQueue[Image] = FrameQueue(self._depth if self._every else 1, self._process)
-        self._subscription: Subscription | None = None
+        self._on_detections = on_detections
+        self._every = policies.overload_policy == 'every'
+        self._compressed = config.transport == 'compressed'
+        depth = policies.queue_depth if self._every else 1
+        self.queue: FrameQueue[Any] = FrameQueue(depth, self._handle)
+        self._subscriptions: list[Subscription] = []
         self._header: Header | None = None
         self._rgb: np.ndarray | None = None
-        self._labels = self._publisher(Image, interface.LABEL_IMAGE)
-        self._objects = self._publisher(TrackedObjects, interface.OBJECTS)
-        self._overlay = self._publisher(Image, interface.OVERLAY)
-        self._detections = None
-        if messages.vision_msgs is not None:
-            self._detections = self._publisher(messages.vision_msgs.Detection2DArray, interface.DETECTIONS)
-        self._masks: dict[int, Publisher] = {}
+        self._silence = 0
+        self._output = CameraOutput(node, name)
 
     # ------------------------------------------------------------------------------------------------------ lifecycle
 
     def activate(self) -> None:
-        """Subscribe to the images."""
-        self._worker.attach(self._queue)
-        depth = self._depth if self._every else LIVE_DEPTH
+        """Subscribe to the images, and to detections where asked for."""
+        self._worker.attach(self.queue)
+        self.statistics.begin()
+        depth = self.policies.queue_depth if self._every else LIVE_DEPTH
         reliability = ReliabilityPolicy.RELIABLE if self._every else ReliabilityPolicy.BEST_EFFORT
+        kind = CompressedImage if self._compressed else Image
+        self._subscribe(kind, self.topic, self.on_image, QoSProfile(depth=depth, reliability=reliability))
+        if self.config.detections_topic:
+            quality = QoSProfile(depth=DETECTIONS_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+            kind = messages.vision_msgs.Detection2DArray
+            self._subscribe(kind, self.config.detections_topic, self.on_detections, quality)
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], quality: QoSProfile) -> None:
         # An executor that waits for a subscription's events fails when another thread destroys the subscription.
-        self._subscription = self._node.create_subscription(
-            Image,
-            self.config.image_topic,
-            self.on_image,
-            QoSProfile(depth=depth, reliability=reliability),
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)
+        self._subscriptions.append(
+            self._node.create_subscription(kind, topic, callback, quality, event_callbacks=events)
         )
 
     def deactivate(self) -> None:
         """Stop reading images; objects and the newest frame stay."""
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
-            self._worker.detach(self._queue)
+        if self._subscriptions:
+            for subscription in self._subscriptions:
+                self._node.destroy_subscription(subscription)
+            self._subscriptions = []
+            self.statistics.count('dropped', self._worker.detach(self.queue))
+            self._silence = 0
 
     def destroy(self) -> None:
         """Give everything back that the node owns."""
         self.deactivate()
-        publishers = [self._labels, self._objects, self._overlay, self._detections, *self._masks.values()]
-        for publisher in publishers:
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
-        self._masks.clear()
-
-    def _publisher(self, message_type: type, topic: interface.Topic, object_id: int = 0) -> Publisher:
-        # Without event callbacks the executor has nothing to wait for on a publisher that comes and goes.
-        return self._node.create_publisher(
-            message_type,
-            topic.of(self.name, object_id),
-            OUTPUT_DEPTH,
-            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-        )
+        self._output.destroy()
 
     # --------------------------------------------------------------------------------------------------------- images
 
     @property
     def topic(self) -> str:
         """Full name of the image topic."""
-        return self._node.resolve_topic_name(self.config.image_topic)
+        topic = self._node.resolve_topic_name(self.config.image_topic)
+        return topic + COMPRESSED if self._compressed and not topic.endswith(COMPRESSED) else topic
 
     def silence(self) -> str:
         """Why no images arrive, as far as the graph tells."""
@@ -147,56 +178,98 @@ class Camera:
             return f'{self.topic} is published best effort, but overload_policy every needs a reliable publisher'
         return f'no images arrive on {self.topic} though somebody publishes there'
 
-    def on_image(self, message: Image) -> None:
+    def silence_level(self) -> int:
+        """0 while images arrive, 1 after ``silence_timeout``, 2 after three times as long; a change is logged."""
+        if not self._subscriptions:
+            return 0
+        quiet = self.statistics.silent_for()
+        level = int(quiet > self.policies.silence_timeout) + int(quiet > SILENCE_ERROR * self.policies.silence_timeout)
+        before, self._silence = self._silence, level
+        logger = self._node.get_logger()
+        if level > before:
+            text = f'{self.name}: silent for {quiet:.1f} s: {self.silence()}'
+            if level == 1:
+                logger.warning(text)
+            else:
+                logger.error(text)
+        elif before and not level:
+            logger.info(f'{self.name}: images arrive again')
+        return level
+
+    def on_image(self, message: Any) -> None:
         """Queue one image, or drop and report it if it is malformed."""
         self.statistics.count('received')
         try:
-            check_image(message)
+            if self._compressed:
+                check_compressed(message)
+            else:
+                check_image(message)
         except FrameError as error:
-            self._report('malformed', f'image dropped: {error}')
+            self.report('malformed', f'image dropped: {error}')
             return
-        if not self._worker.offer(self._queue, message):
+        if not self._worker.offer(self.queue, message):
             dropped = self.statistics.count('dropped')
-            if self._every and _is_round(dropped):
+            if self._every and self._subscriptions and _is_round(dropped):
                 self._node.get_logger().error(
                     f'{self.name}: {dropped} frames lost although overload_policy is every: the player must keep fewer '
-                    f'than queue_depth = {self._depth} frames unacknowledged'
+                    f'than queue_depth = {self.policies.queue_depth} frames unacknowledged'
                 )
 
-    def _process(self, message: Image) -> None:
+    def _handle(self, message: Any) -> None:
+        frame = self.prepare(message)
+        if frame is not None:
+            self.process(frame)
+
+    def prepare(self, message: Any) -> IncomingFrame | None:
+        """Pixels of a queued image; None, reported and counted, if it is malformed."""
         start = time.perf_counter()
         try:
-            rgb = image_to_rgb(message)
-            converted = time.perf_counter()
-            self._follow_time(message.header)
-            self._note_size(rgb)
-            result = self.tracker.step(rgb, messages.nanoseconds(message.header.stamp))
+            rgb = compressed_to_rgb(message) if self._compressed else image_to_rgb(message)
         except FrameError as error:
-            self._report('malformed', f'image dropped: {error}')
+            self.report('malformed', f'image dropped: {error}')
+            return None
+        return IncomingFrame(message.header, rgb, start, time.perf_counter())
+
+    def process(self, frame: IncomingFrame) -> None:
+        """Track the objects into a frame and publish the result; a failure is reported and costs this frame."""
+        stamp = messages.nanoseconds(frame.header.stamp)
+        try:
+            self._follow_time(stamp)
+            self._note_size(frame.rgb)
+            result = self._relief.run(lambda: self.tracker.step(frame.rgb, stamp, (), frame.features))
+        except FrameError as error:
+            self.report('malformed', f'image dropped: {error}')
             return
         except Exception as error:
             problem = f'frame lost to an unexpected {type(error).__name__}: {error}'
-            self._report('failed', problem, traceback.format_exc())
+            self.report('failed', problem, traceback.format_exc())
             return
-        self._rgb, self._header = rgb, message.header
+        self._rgb, self._header = frame.rgb, frame.header
         stepped = time.perf_counter()
         self.publish(result)
         end = time.perf_counter()
         timings = dict(self.tracker.timings)
-        timings.update(convert=(converted - start) * 1e3, publish=(end - stepped) * 1e3, total=(end - start) * 1e3)
-        now = self._node.get_clock().now().nanoseconds
-        timings['image_age'] = (now - result.stamp) / 1e6
+        timings['encode'] += frame.encode_ms
+        timings.update(
+            convert=(frame.converted - frame.started) * 1e3, publish=(end - stepped) * 1e3,
+            total=(end - frame.started) * 1e3,
+        )  # fmt: skip
+        timings['image_age'] = (self._node.get_clock().now().nanoseconds - stamp) / 1e6
         self.statistics.frame(timings)
 
-    def _follow_time(self, header: Header) -> None:
-        stamp = messages.nanoseconds(header.stamp)
+    def _follow_time(self, stamp: int) -> None:
         newest = self.newest_stamp
-        if newest is None or stamp >= newest:
+        if newest is None or 0 <= stamp - newest <= self.policies.forward_jump * 1e9:
+            return
+        before, after = seconds_text(newest), seconds_text(stamp)
+        if stamp > newest:
+            self.statistics.count('forward_jumps')
+            text = f'{self.name}: image time jumped forward from {before} to {after}; objects kept'
+            self._node.get_logger().warning(text)
             return
         self.statistics.count('time_jumps')
-        before, after = seconds_text(newest), seconds_text(stamp)
         text = f'{self.name}: image time jumped back from {before} to {after}'
-        if self.time_jump_policy == 'remove_objects':
+        if self.policies.time_jump_policy == 'remove_objects':
             removed = self.tracker.reset()
             text += f'; {removed} objects removed (time_jump_policy is remove_objects)'
         else:
@@ -210,7 +283,8 @@ class Camera:
                 f'{self.name}: images changed from {before[1]}x{before[0]} to {after[1]}x{after[0]} pixels'
             )
 
-    def _report(self, counter: str, problem: str, details: str = '') -> None:
+    def report(self, counter: str, problem: str, details: str = '') -> None:
+        """Count a fault, and log it if it is another one than before or has come 1, 10, 100, ... times."""
         count = self.statistics.count(counter)
         if problem != self.last_problem or _is_round(count):
             self._node.get_logger().error(f'{self.name}: {problem} ({count} {counter} so far)\n{details}'.rstrip())
@@ -228,22 +302,38 @@ class Camera:
         """Header of the newest processed frame."""
         return self._header
 
-    def apply(self, prompt: Prompt, stamp: int) -> TrackedObject:
-        """Apply one prompt to the frame it was drawn on, publish the newest frame again and return the object.
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the newest processed image, pixels."""
+        return None if self._rgb is None else (self._rgb.shape[1], self._rgb.shape[0])
+
+    def on_detections(self, message: Any) -> None:
+        """Hand a detector's message on."""
+        self._on_detections(self, message)
+
+    def apply(self, prompts: Sequence[Prompt], stamp: int) -> list[TrackedObject]:
+        """Apply prompts to the frame they were drawn on, publish the newest frame again and return the objects.
 
         Args:
-            prompt: to apply.
+            prompts: to apply, all or none.
             stamp: nanoseconds of that frame, one of those that the tracker keeps; 0 for the newest.
 
         Raises:
-            PromptError: if it cannot be applied; nothing has changed.
+            PromptError: if one cannot be applied; nothing has changed.
         """
         header = self._prompt_header(stamp)
-        result = self.tracker.apply([prompt], stamp or None)
-        object_id = result.prompted[0]
-        self._prompts.publish(messages.prompt_message(prompt, header, self.name, object_id))
+        result = self._relief.run(lambda: self.tracker.apply(prompts, stamp or None))
+        for prompt, object_id in zip(prompts, result.prompted, strict=True):
+            self._prompts.publish(messages.prompt_message(prompt, header, self.name, object_id))
         self.publish(result)
-        return result.objects[result.index_of[object_id]]
+        return [result.objects[result.index_of[object_id]] for object_id in result.prompted]
+
+    def match(self, prompt: Prompt, stamp: int) -> Match:
+        """Which object a prompt for a new one shows already; arguments and errors as :meth:`apply`."""
+        self._prompt_header(stamp)
+        return self._relief.run(
+            lambda: self.tracker.match(prompt, self.policies.association_iou, stamp or None)
+        )
 
     def _prompt_header(self, stamp: int) -> Header:
         """Header of the frame that a prompt was drawn on."""
@@ -279,9 +369,10 @@ class Camera:
         """The objects as of the newest frame."""
         return messages.objects_message(self.tracker.objects, self._header or Header(), self.name)
 
-    def configure_tracker(self, values: dict[str, Any]) -> None:
-        """Take over changed fields of ``TrackerConfig``, all at once."""
-        self.tracker.config = dataclasses.replace(self.tracker.config, **values)
+    def configure(self, policies: dict[str, Any], tracking: dict[str, Any]) -> None:
+        """Take over changed fields of ``NodeConfig`` and ``TrackerConfig``, all at once."""
+        self.policies = dataclasses.replace(self.policies, **policies)
+        self.tracker.config = dataclasses.replace(self.tracker.config, **tracking)
 
     # --------------------------------------------------------------------------------------------------------- output
 
@@ -291,30 +382,12 @@ class Camera:
             self.publish(self.tracker.last_result)
 
     def publish(self, result: FrameResult) -> None:
-        """Publish a result under the header of its image; ``objects`` comes last and so tells that the rest is out."""
-        header = self._header
-        if header is None:
+        """Publish a result of the newest frame."""
+        if self._header is None:
             return
         self.object_memory_bytes = self.tracker.memory_bytes()
         self.history_bytes = self.tracker.history_bytes()
-        self._match_mask_publishers(result)
-        if self._labels.get_subscription_count():
-            self._labels.publish(messages.label_message(result, header))
-        for object_id, publisher in self._masks.items():
-            if publisher.get_subscription_count():
-                publisher.publish(messages.mask_message(result.mask(object_id), header))
-        if self._overlay.get_subscription_count() and self._rgb is not None:
-            picture = draw_overlay(self._rgb, result.masks, result.objects)
-            self._overlay.publish(messages.overlay_message(picture, header))
-        if self._detections is not None and self._detections.get_subscription_count():
-            self._detections.publish(messages.detections_message(result.objects, header))
-        self._objects.publish(messages.objects_message(result.objects, header, self.name))
-
-    def _match_mask_publishers(self, result: FrameResult) -> None:
-        for object_id in self._masks.keys() - result.index_of.keys():
-            self._node.destroy_publisher(self._masks.pop(object_id))
-        for object_id in result.index_of.keys() - self._masks.keys():
-            self._masks[object_id] = self._publisher(Image, interface.MASK, object_id)
+        self._output.publish(result, self._header, self._rgb)
 
 
 def prompts_publisher(node: Node) -> Publisher:

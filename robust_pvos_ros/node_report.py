@@ -14,6 +14,7 @@ from robust_pvos_ros.parameters import Configuration
 
 if TYPE_CHECKING:
     from robust_pvos_ros.export.choose import Choice
+    from robust_pvos_ros.relief import MemoryRelief
     from robust_pvos_ros.tracking.model import Sam2Model
 
 PLAUSIBLE_AGE_MS = 60_000
@@ -29,6 +30,7 @@ class ReportedNode(Protocol):
         problem: why the last transition failed, or empty.
         progress: what ``configure`` is doing, or empty.
         encoder_choice: which encoder runs and why; None unless configured.
+        relief: what was given up for want of GPU memory; None unless configured.
     """
 
     model: Sam2Model | None
@@ -37,6 +39,7 @@ class ReportedNode(Protocol):
     problem: str
     progress: str
     encoder_choice: Choice | None
+    relief: MemoryRelief | None
 
     @property
     def state(self) -> str:
@@ -54,6 +57,8 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
         level, text = DiagnosticStatus.ERROR, f'{state}: {node.problem}'
     elif node.progress:
         text = f'{state}: {node.progress}'
+    elif node.relief is not None and node.relief.given_up:
+        level, text = DiagnosticStatus.WARN, f'{state}: out of GPU memory, so {"; ".join(node.relief.given_up)}'
     elif fault := _encoder_fault(node):
         level, text = DiagnosticStatus.WARN, f'{state}: {fault}'
     values: dict[str, object] = {'state': state, 'resident_memory_mb': resident_megabytes()}
@@ -83,24 +88,35 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
     counts = camera.statistics.counts()
     level, text = DiagnosticStatus.OK, f'{len(camera.tracker.objects)} objects at {processed:.1f} fps'
     fresh = camera.statistics.new_faults()
+    quiet = camera.silence_level() if node.state == 'active' else 0
     if fresh['failed']:
         level, text = DiagnosticStatus.ERROR, camera.last_problem
     elif fresh['malformed']:
         level, text = DiagnosticStatus.WARN, camera.last_problem
-    elif node.state == 'active' and not arriving:
-        level, text = DiagnosticStatus.WARN, camera.silence()
+    elif quiet:
+        level = DiagnosticStatus.WARN if quiet == 1 else DiagnosticStatus.ERROR
+        text = camera.silence()
     values: dict[str, object] = {
         'fps': processed,
         'input_fps': arriving,
         'objects': len(camera.tracker.objects),
         'object_memory_mb': camera.object_memory_bytes / 2**20,
         'history_mb': camera.history_bytes / 2**20,
+        'silent_s': camera.statistics.silent_for(),
+        'oldest_mask_ms': _oldest_mask_ms(camera),
         **counts,
     }
     for stage, (median, p99) in camera.statistics.percentiles().items():
         values[f'{stage}_p50_ms'] = median
         values[f'{stage}_p99_ms'] = p99
     return diagnostic_status(f'{node.get_name()}: {camera.name}', level, text, _hardware(node), values)
+
+
+def _oldest_mask_ms(camera: Camera) -> float:
+    """Age of the oldest mask against the newest frame: above 0 where objects are tracked in turns."""
+    newest = camera.newest_stamp
+    stamps = [tracked.mask_stamp for tracked in camera.tracker.objects]
+    return 0.0 if newest is None or not stamps else (newest - min(stamps)) / 1e6
 
 
 def status_line(node: ReportedNode) -> str:

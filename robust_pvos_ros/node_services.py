@@ -15,6 +15,7 @@ from robust_pvos_interfaces.srv import AddObject, ListObjects, RefineObject, Rem
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
+from robust_pvos_ros.image_codec import shown
 from robust_pvos_ros.node_process import StoppableNode
 from robust_pvos_ros.tracking.types import PromptError, PvosError
 
@@ -114,21 +115,23 @@ class NodeServices:
         try:
             cameras = handler(request, response)
         except Exception as error:
-            self._publish(replace(decision, success=False, message=str(error)), None)
+            self.publish(replace(decision, success=False, message=str(error)), None)
             raise
         object_id = int(getattr(response, 'object_id', decision.object_id))
         for camera in cameras:
             accepted = replace(
                 decision, camera=camera.name, object_id=object_id, message=response.message
             )
-            self._publish(accepted, camera.header)
+            self.publish(accepted, camera.header)
 
-    def _publish(self, decision: messages.Decision, header: Header | None) -> None:
+    def publish(self, decision: messages.Decision, header: Header | None) -> None:
+        """Publish a decision under the header of the camera's newest frame, or under none."""
         self._decisions.publish(messages.decision_message(decision, header or Header()))
 
     # --------------------------------------------------------------------------------------------------------- lookup
 
-    def _require_active(self) -> None:
+    def require_active(self) -> None:
+        """Raises ``NotActiveError`` unless the node is active."""
         state = self._node.state
         if state == 'active':
             return
@@ -142,27 +145,34 @@ class NodeServices:
         reason = f' because it {self._node.problem}' if self._node.problem else ''
         raise NotActiveError(f'the node is {state}{reason}: make it active first ({advice})')
 
-    def _camera(self, name: str) -> Camera:
+    def camera(self, name: str) -> Camera:
+        """The camera of a request; an empty name means the only one.  Raises ``PromptError`` if there is none such."""
         cameras = self._node.cameras
         if not name and len(cameras) == 1:
             return next(iter(cameras.values()))
+        if not name:
+            raise PromptError(f'this node has several cameras: name one of {", ".join(cameras)}')
         if name not in cameras:
-            raise PromptError(f'there is no camera {name!r}; this node has {", ".join(cameras)}')
+            raise PromptError(f'there is no camera {shown(name)}; this node has {", ".join(cameras)}')
         return cameras[name]
 
     def _cameras(self, name: str) -> list[Camera]:
-        self._require_active()
-        return [self._camera(name)] if name else list(self._node.cameras.values())
+        self.require_active()
+        return [self.camera(name)] if name else list(self._node.cameras.values())
 
     def _camera_of(self, object_id: int) -> Camera:
-        self._require_active()
+        self.require_active()
         cameras = list(self._node.cameras.values())
-        return next((camera for camera in cameras if camera.has(object_id)), cameras[0])
+        for camera in cameras:
+            if camera.has(object_id):
+                return camera
+        known = sorted(tracked.object_id for camera in cameras for tracked in camera.tracker.objects)
+        raise PromptError(f'there is no object {object_id}; tracked IDs: {", ".join(map(str, known)) or "none"}')
 
     # ------------------------------------------------------------------------------------------------------- handlers
 
     def _add_object(self, request: AddObject.Request, response: AddObject.Response) -> list[Camera]:
-        self._require_active()
+        self.require_active()
         object_id = request.prompt.object_id
         if object_id != 0:
             raise PromptError(
@@ -171,15 +181,16 @@ class NodeServices:
         return self._prompt(request, response)
 
     def _refine_object(self, request: RefineObject.Request, response: RefineObject.Response) -> list[Camera]:
-        self._require_active()
+        self.require_active()
         if request.prompt.object_id == 0:
             raise PromptError('refine_object corrects a tracked object: object_id must be its ID, got 0')
         return self._prompt(request, response)
 
     def _prompt(self, request: Any, response: Any) -> list[Camera]:
-        camera = self._camera(request.prompt.camera)
+        wanted, object_id = request.prompt.camera, request.prompt.object_id
+        camera = self._camera_of(object_id) if object_id and not wanted else self.camera(wanted)
         prompt = messages.prompt_from_message(request.prompt)
-        tracked = camera.apply(prompt, messages.nanoseconds(request.prompt.header.stamp))
+        [tracked] = camera.apply([prompt], messages.nanoseconds(request.prompt.header.stamp))
         response.object_id = tracked.object_id
         response.object_score = tracked.object_score
         response.predicted_iou = tracked.predicted_iou

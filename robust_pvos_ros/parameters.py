@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
-from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
+from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig
 
 MARKED = re.compile(r'(<!-- interface tables: begin[^\n]*-->\n).*?(\n<!-- interface tables: end -->)', re.DOTALL)
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
-Value = bool | int | str | list
+MAX_CAMERAS = 8
+Value = bool | int | float | str | list
 
 
 class ParameterError(PvosError):
@@ -43,18 +44,30 @@ class NodeConfig:
 
     Attributes:
         autostart: configure and activate the node at start; otherwise a lifecycle manager does.
-        cameras: names of the cameras; exactly one name.
+        cameras: names of the cameras, 1 to 8; each has its own objects, all share one model.
+        batch_cameras: encode the frames of several cameras that wait at the same time in one batch: ``true``,
+            ``false``, or ``auto``: on a GPU.  Encoders of a fixed size (onnx, tensorrt) take one image at a time.
         overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
             (live, best effort); ``every`` processes all in order (replay, reliable).
         queue_depth: frames that may wait under ``every``; a player must keep fewer unacknowledged.
         time_jump_policy: what happens when image stamps jump backwards: ``remove_objects`` or ``keep``.
+        forward_jump: seconds between the stamps of two images of a camera above which a jump forward is counted and
+            logged; objects stay.
+        silence_timeout: seconds without an image after which an active camera is reported as WARN on ``/diagnostics``;
+            after three times as many it is an ERROR.
+        association_iou: least overlap of a detection with a tracked object at which it is taken for that object and
+            not for a new one.
     """
 
     autostart: bool = True
     cameras: tuple[str, ...] = ('camera',)
+    batch_cameras: str = 'auto'
     overload_policy: str = 'latest'
     queue_depth: int = 32
     time_jump_policy: str = 'remove_objects'
+    forward_jump: float = 2.0
+    silence_timeout: float = 2.0
+    association_iou: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,11 +76,16 @@ class CameraConfig:
 
     Attributes:
         image_topic: topic of the camera's images, relative to the node's namespace.
-        transport: how images arrive; ``raw`` is ``sensor_msgs/Image``.
+        transport: how images arrive: ``raw`` is ``sensor_msgs/Image`` on ``image_topic``, ``compressed`` is
+            ``sensor_msgs/CompressedImage`` (JPEG or PNG) on ``image_topic`` with ``/compressed`` after it, as
+            image_transport names it.
+        detections_topic: topic of ``vision_msgs/Detection2DArray`` whose boxes start objects and bring back those that
+            were lost; empty reads none.
     """
 
     image_topic: str = '{camera}/image_raw'
     transport: str = 'raw'
+    detections_topic: str = ''
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ class Configuration:
     cameras: dict[str, CameraConfig]
 
 
-LIMITS: dict[str, tuple[int, int]] = {
+LIMITS: dict[str, tuple[float, float]] = {
     'threads': (0, 256),
     'image_size': (0, 1024),
     'max_objects': (1, 64),
@@ -88,19 +106,34 @@ LIMITS: dict[str, tuple[int, int]] = {
     'lost_after': (1, 100_000),
     'history_frames': (0, 300),
     'queue_depth': (1, 1000),
+    'object_budget': (0, 64),
+    'presence_score': (0.0, 1.0),
+    'presence_iou': (0.0, 1.0),
+    'presence_margin': (0.0, 0.5),
+    'exclusive_memory': (0.1, 1.0),
+    'forward_jump': (0.05, 86_400.0),
+    'silence_timeout': (0.1, 3600.0),
+    'association_iou': (0.05, 1.0),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     'model': ('compact', 'sam2.1_tiny', 'sam2.1_small', 'sam2.1_base_plus', 'sam2.1_large'),
     'precision': ('auto', 'float32', 'bfloat16'),
     'encoder': ('auto', 'torch', 'onnx', 'tensorrt'),
-    'memory_policy': ('stock', 'selective'),
+    'batch_cameras': ('auto', 'true', 'false'),
+    'memory_policy': MEMORY_POLICIES,
     'overload_policy': ('latest', 'every'),
     'time_jump_policy': ('remove_objects', 'keep'),
-    'transport': ('raw',),
+    'transport': ('raw', 'compressed'),
 }
-LIVE = frozenset({'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy'})
+LIVE = frozenset({
+    'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy', 'forward_jump', 'silence_timeout',
+    'association_iou', 'presence_score', 'presence_iou', 'presence_margin',
+})  # fmt: skip
 READ_ONLY = frozenset({'autostart'})
-TYPE_NAMES = {bool: 'true or false', int: 'an integer', str: 'a text', list: 'a list of names such as [camera]'}
+TYPE_NAMES = {
+    bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text',
+    list: 'a list of names such as [camera]',
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +144,7 @@ class ParameterSpec:
         name: full name, ``camera.image_topic`` for one of a camera's.
         default: of the parameter's type.
         description: one sentence.
-        limits: smallest and largest value of an integer, or None.
+        limits: smallest and largest value of a number, or None.
         choices: allowed texts, empty where any is allowed.
         live: it may be set while the node is configured.
         read_only: it can be given at start only.
@@ -120,7 +153,7 @@ class ParameterSpec:
     name: str
     default: Value
     description: str
-    limits: tuple[int, int] | None = None
+    limits: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
     read_only: bool = False
@@ -131,8 +164,16 @@ class ParameterSpec:
         if self.choices:
             return self.choices[0] if len(self.choices) == 1 else f'one of {", ".join(self.choices)}'
         if self.limits:
-            return f'an integer from {self.limits[0]} to {self.limits[1]}'
+            return f'{TYPE_NAMES[type(self.default)]} from {self.limits[0]} to {self.limits[1]}'
         return TYPE_NAMES[type(self.default)]
+
+    def coerced(self, value: Any) -> Any:
+        """``value`` in the parameter's type where YAML reads another one: ``1`` for a number, ``true`` for a text."""
+        if isinstance(self.default, float) and type(value) is int:
+            return float(value)
+        if isinstance(value, bool) and str(value).lower() in self.choices:
+            return str(value).lower()
+        return value
 
     def problem(self, value: object) -> str | None:
         """One sentence if ``value`` does not do."""
@@ -157,8 +198,11 @@ class ParameterSpec:
         """For ``ros2 param describe``."""
         descriptor = ParameterDescriptor(description=self.description.replace('``', "'"), read_only=self.read_only)
         descriptor.additional_constraints = f'must be {self.allowed}' + ('' if self.live else '; set before configure')
-        if self.limits:
-            descriptor.integer_range = [IntegerRange(from_value=self.limits[0], to_value=self.limits[1], step=1)]
+        if self.limits and isinstance(self.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=self.limits[0], to_value=self.limits[1])]
+        elif self.limits:
+            low, high = (int(limit) for limit in self.limits)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
         return descriptor
 
 
@@ -171,12 +215,12 @@ def _shown(value: object) -> str:
 def _special_problem(name: str, value: Any) -> str | None:
     if name == 'cameras':
         wrong = [camera for camera in value if not CAMERA_NAME.fullmatch(camera)]
-        if len(value) != 1 or wrong:
+        if not 1 <= len(value) <= MAX_CAMERAS or wrong or len(set(value)) != len(value):
             return (
-                f'parameter cameras must be a list of exactly one name of letters, digits and underscores that begins '
-                f'with a letter, such as [camera], got {value}'
+                f'parameter cameras must be a list of 1 to {MAX_CAMERAS} different names of letters, digits and '
+                f'underscores that begin with a letter, such as [camera], got {value}'
             )
-    if name.endswith('.image_topic'):
+    if name.endswith('.image_topic') or (name.endswith('.detections_topic') and value):
         try:
             validate_topic_name(value)
         except InvalidTopicNameException as error:
@@ -256,7 +300,7 @@ class NodeParameters:
 
     def _declare(self, specs: Iterable[ParameterSpec]) -> None:
         for spec in specs:
-            value = self._overrides.get(spec.name, spec.default)
+            value = spec.coerced(self._overrides.get(spec.name, spec.default))
             problem = spec.problem(value)
             if problem:
                 self._problems[spec.name] = problem
@@ -289,6 +333,14 @@ class NodeParameters:
     def _fill(self, config: type, prefix: str = '') -> Any:
         values = {f.name: self._node.get_parameter(prefix + f.name).value for f in dataclasses.fields(config)}
         return config(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+    def coerced(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        """A request with every value in its parameter's type, see :meth:`ParameterSpec.coerced`."""
+        specs = self._specs
+        return [
+            Parameter(p.name, value=specs[p.name].coerced(p.value)) if p.name in specs and p.value is not None else p
+            for p in parameters
+        ]
 
     def problem(self, parameters: Sequence[Parameter]) -> str | None:
         """One sentence if a request to set these parameters must be refused as a whole."""

@@ -7,6 +7,7 @@ coroutine that awaits the worker, so the executor goes on while the network comp
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 import traceback
@@ -28,16 +29,18 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from robust_pvos_ros import interface
-from robust_pvos_ros.node_camera import Camera, prompts_publisher
+from robust_pvos_ros.node_camera import Camera, IncomingFrame, prompts_publisher
 from robust_pvos_ros.node_main import main
+from robust_pvos_ros.node_prompts import PromptIntake
 from robust_pvos_ros.node_report import camera_status, node_status, status_line
 from robust_pvos_ros.node_services import NodeServices, ServedNode
-from robust_pvos_ros.parameters import Configuration, NodeParameters
+from robust_pvos_ros.parameters import Configuration, NodeConfig, NodeParameters
 from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError
-from robust_pvos_ros.worker import Worker
+from robust_pvos_ros.worker import FrameQueue, Worker
 
 if TYPE_CHECKING:
     from robust_pvos_ros.export.choose import Choice
+    from robust_pvos_ros.relief import MemoryRelief
     from robust_pvos_ros.tracking.model import Sam2Model
     from robust_pvos_ros.tracking.tracker import VideoTracker
 
@@ -78,6 +81,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.model: Sam2Model | None = None
         self.encoder_choice: Choice | None = None
         self.configuration: Configuration | None = None
+        self.relief: MemoryRelief | None = None
         self.problem = ''
         self.progress = ''
         self._ids = ObjectIds()
@@ -87,6 +91,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS.name, 10)
         self.worker = Worker(self._worker_failed)
         self._served = NodeServices(self, self._requests)
+        self._intake = PromptIntake(self, self._served)
         # A report must also come while simulated time stands still, so its rhythm is not the node's clock.
         self.create_timer(REPORT_PERIOD, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if self.get_parameter('autostart').value:
@@ -185,6 +190,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self._note_progress(f'loading model {configuration.model.model} on device {configuration.model.device}')
         try:
             from robust_pvos_ros.export.choose import equip_with_encoder
+            from robust_pvos_ros.relief import MemoryRelief
             from robust_pvos_ros.tracking.model import load_model
             from robust_pvos_ros.tracking.tracker import VideoTracker
         except ImportError as error:
@@ -193,14 +199,28 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.encoder_choice = choice = equip_with_encoder(model, configuration.model, self._note_progress)
         self._note_progress('warming up')
         _warm_up(VideoTracker(model, configuration.tracker))
+        self.relief = MemoryRelief(model, self._trackers, self.get_logger().warning)
         for name, config in configuration.cameras.items():
-            tracker = VideoTracker(model, configuration.tracker, self._ids)
-            self.cameras[name] = Camera(self, name, config, configuration.node, tracker, self.worker, self._prompts)
+            tracker = VideoTracker(model, configuration.tracker, self._ids, partial(self._objects_beside, name))
+            self.cameras[name] = Camera(
+                self, name, config, configuration.node, tracker, self.worker, self.relief, self._prompts,
+                self._intake.on_detections,
+            )  # fmt: skip
+        wanted = configuration.node.batch_cameras
+        batches = wanted == 'true' or (wanted == 'auto' and model.device.type == 'cuda')
+        self.worker.together = self._process_together if batches and len(self.cameras) > 1 else None
         took = time.perf_counter() - start
         self.get_logger().info(
             f'model {model.name} is ready on {model.device} in {model.precision} after {took:.1f} s; '
             f'encoder: {choice.name}, {choice.reason}'
         )
+
+    def _trackers(self) -> list[VideoTracker]:
+        return [camera.tracker for camera in self.cameras.values()]
+
+    def _objects_beside(self, name: str) -> int:
+        """Number of objects of all cameras but one."""
+        return sum(len(camera.tracker.objects) for other, camera in self.cameras.items() if other != name)
 
     def _note_progress(self, text: str) -> None:
         self.progress = text
@@ -223,7 +243,8 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             camera.destroy()
         on_gpu = self.model is not None and self.model.device.type == 'cuda'
         self.cameras = {}
-        self.model = self.configuration = self.encoder_choice = None
+        self.worker.together = None
+        self.model = self.configuration = self.encoder_choice = self.relief = None
         gc.collect()
         if on_gpu:
             import torch
@@ -238,6 +259,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """As in ``Node``, but a wrong value is answered with the parameter's name and range."""
+        parameter_list = self._settings.coerced(parameter_list)
         problem = self._settings.problem(parameter_list)
         if problem:
             return SetParametersResult(successful=False, reason=problem)
@@ -247,10 +269,41 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.worker.submit(partial(self._apply_parameters, dict(values)))
 
     def _apply_parameters(self, values: dict[str, Any]) -> None:
-        time_jump_policy = values.pop('time_jump_policy', None)
+        ours = {field.name for field in dataclasses.fields(NodeConfig)}
+        policies = {name: value for name, value in values.items() if name in ours}
+        tracking = {name: value for name, value in values.items() if name not in ours}
         for camera in self.cameras.values():
-            camera.time_jump_policy = time_jump_policy or camera.time_jump_policy
-            camera.configure_tracker(values)
+            camera.configure(policies, tracking)
+
+    # --------------------------------------------------------------------------------------------------------- frames
+
+    def _process_together(self, frames: list[tuple[FrameQueue, Any]]) -> None:
+        """One frame each of several cameras: encode them in one batch, then track and publish one after the other."""
+        ready: list[tuple[Camera, IncomingFrame]] = []
+        for queue, message in frames:
+            camera = next(camera for camera in self.cameras.values() if camera.queue is queue)
+            frame = camera.prepare(message)
+            if frame is not None:
+                ready.append((camera, frame))
+        if len(ready) > 1:
+            self._encode([frame for _, frame in ready])
+        for camera, frame in ready:
+            camera.process(frame)
+
+    def _encode(self, frames: list[IncomingFrame]) -> None:
+        model, relief = self.model, self.relief
+        if model is None or relief is None:
+            return
+        start = time.perf_counter()
+        try:
+            features = relief.run(lambda: model.encode_batch([frame.rgb for frame in frames]))
+        except Exception:
+            # each camera encodes its own frame then, and one that cannot says so
+            self.get_logger().error(f'frames were not encoded together:\n{traceback.format_exc()}')
+            return
+        share = (time.perf_counter() - start) * 1e3 / len(frames)
+        for frame, maps in zip(frames, features, strict=True):
+            frame.features, frame.encode_ms = maps, share
 
     # -------------------------------------------------------------------------------------------------------- reports
 

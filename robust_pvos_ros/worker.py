@@ -46,9 +46,11 @@ class FrameQueue(Generic[Item]):
         """Take the oldest frame."""
         return self._items.popleft()
 
-    def clear(self) -> None:
-        """Forget the waiting frames; they do not count as dropped."""
+    def clear(self) -> int:
+        """Forget the waiting frames; returns how many there were."""
+        count = len(self._items)
         self._items.clear()
+        return count
 
 
 class Worker:
@@ -59,6 +61,10 @@ class Worker:
 
     Args:
         on_error: called on the worker's thread with an exception that a frame's handler raised.
+
+    Attributes:
+        together: where it is set, one waiting frame of each queue is taken at once and, if that makes several, given
+            to this function instead of the queues' own handlers; a command then waits for one such round at most.
     """
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
@@ -67,6 +73,7 @@ class Worker:
         self._commands: deque[tuple[Callable[[], Any], Future]] = deque()
         self._queues: list[FrameQueue] = []
         self._stopping = False
+        self.together: Callable[[list[tuple[FrameQueue, Any]]], None] | None = None
         self._thread = threading.Thread(target=self._run, name='tracker', daemon=True)
         self._thread.start()
 
@@ -75,17 +82,17 @@ class Worker:
         with self._condition:
             self._queues.append(queue)
 
-    def detach(self, queue: FrameQueue) -> None:
-        """Stop taking frames from a queue and forget those that wait."""
+    def detach(self, queue: FrameQueue) -> int:
+        """Stop taking frames from a queue and forget those that wait; returns how many there were."""
         with self._condition:
             self._queues.remove(queue)
-            queue.clear()
+            return queue.clear()
 
     def offer(self, queue: FrameQueue[Item], item: Item) -> bool:
-        """Put a frame into an attached queue; False if the oldest had to be dropped for it."""
+        """Put a frame into a queue; False if a frame is dropped: the oldest for it, or itself if it is not attached."""
         with self._condition:
             if queue not in self._queues:
-                return True
+                return False
             kept = queue.put(item)
             self._condition.notify()
         return kept
@@ -147,14 +154,19 @@ class Worker:
 
     def _next_frame(self) -> None:
         with self._condition:
-            queue = next((queue for queue in self._queues if queue), None)
-            if queue is None or self._stopping:
+            waiting = [queue for queue in self._queues if queue]
+            if not waiting or self._stopping:
                 return
-            # The camera that was served goes to the end of the line.
-            self._queues.remove(queue)
-            self._queues.append(queue)
-            item = queue.pop()
+            together = self.together
+            chosen = waiting if together is not None else waiting[:1]
+            # The cameras that are served go to the end of the line.
+            self._queues = [queue for queue in self._queues if queue not in chosen] + chosen
+            frames = [(queue, queue.pop()) for queue in chosen]
         try:
-            queue.handle(item)
+            if together is not None and len(frames) > 1:
+                together(frames)
+            else:
+                queue, item = frames[0]
+                queue.handle(item)
         except Exception as error:
             self._on_error(error)

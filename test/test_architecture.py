@@ -47,11 +47,13 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
     f'{PACKAGE}.image_codec': {f'{PACKAGE}.tracking.types'},
     f'{PACKAGE}.interface': set(),
+    f'{PACKAGE}.relief': {f'{PACKAGE}.tracking', f'{PACKAGE}.export'},
+    f'{PACKAGE}.worker': {f'{PACKAGE}.tracking.types'},
 }
 # The node, its parts and its neighbours: the only places where ROS may appear.  A benchmark of the node is its client.
 ROS_ROOMS = (
     'benchmarks.node',
-    *(f'{PACKAGE}.node_{part}' for part in ('camera', 'main', 'process', 'report', 'services')),
+    *(f'{PACKAGE}.node_{part}' for part in ('camera', 'main', 'output', 'process', 'prompts', 'report', 'services')),
     *(f'{PACKAGE}.{part}' for part in ('segmentation_node', 'messages', 'parameters', 'live', 'demo', 'console')),
 )
 ROS_PACKAGES = {

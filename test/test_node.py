@@ -23,7 +23,7 @@ from node_harness import (
 )
 from sensor_msgs.msg import Image
 
-from robust_pvos_ros import interface, node_camera
+from robust_pvos_ros import interface, node_output
 
 
 @pytest.fixture(scope='module')
@@ -182,8 +182,8 @@ def test_services_answer_while_images_flow(harness):
 
 def test_the_overlay_is_drawn_only_while_somebody_listens(harness, monkeypatch):
     drawn = []
-    draw = node_camera.draw_overlay
-    monkeypatch.setattr(node_camera, 'draw_overlay', lambda *args: drawn.append(1) or draw(*args))
+    draw = node_output.draw_overlay
+    monkeypatch.setattr(node_output, 'draw_overlay', lambda *args: drawn.append(1) or draw(*args))
     harness.frame()
     harness.call('add_object', prompt=mask_prompt())
     assert not drawn
@@ -229,7 +229,7 @@ def test_the_interface_tables_name_what_the_node_really_has(harness):
     subscribed = dict(harness.node.get_subscriber_names_and_types_by_node(name, namespace))
     served = dict(harness.node.get_service_names_and_types_by_node(name, namespace))
     for topic in interface.TOPICS:
-        if topic is interface.DETECTIONS and node_camera.messages.vision_msgs is None:
+        if topic is interface.DETECTIONS and node_output.messages.vision_msgs is None:
             continue
         full = harness.node.resolve_topic_name(topic.of('camera', object_id))
         package, kind = topic.type.split('/')

@@ -89,13 +89,57 @@ def test_cameras_take_turns(worker, done):
     assert done == ['left 0', 'right 0', 'left 1', 'left 2']
 
 
+def test_one_frame_of_each_camera_is_taken_together(worker, done):
+    left, right, idle = (FrameQueue(5, done.append) for _ in range(3))
+    for queue in (left, right, idle):
+        worker.attach(queue)
+    worker.together = lambda frames: done.append([item for _, item in frames])
+    release = hold(worker)
+    for frame in range(3):
+        worker.offer(left, f'left {frame}')
+    worker.offer(right, 'right 0')
+    release.set()
+    drain(worker, left)
+    assert done == [['left 0', 'right 0'], 'left 1', 'left 2']
+
+
+def test_a_failing_round_is_reported_and_the_next_one_runs(worker, done):
+    left, right = (FrameQueue(5, done.append) for _ in range(2))
+    worker.attach(left)
+    worker.attach(right)
+    worker.together = lambda frames: 1 / 0
+    release = hold(worker)
+    for frame in range(2):
+        worker.offer(left, frame)
+    worker.offer(right, 0)
+    release.set()
+    drain(worker, left)
+    assert done == [1]
+    assert [type(error) for error in worker.errors] == [ZeroDivisionError]
+
+
+def test_a_busy_camera_does_not_starve_the_others(worker, done):
+    queues = [FrameQueue(100, done.append) for _ in range(3)]
+    for queue in queues:
+        worker.attach(queue)
+    release = hold(worker)
+    for frame in range(60):
+        worker.offer(queues[0], ('busy', frame))
+    for frame in range(5):
+        worker.offer(queues[1], ('calm', frame))
+        worker.offer(queues[2], ('slow', frame))
+    release.set()
+    drain(worker, queues[0])
+    assert [name for name, _ in done[:15]] == ['busy', 'calm', 'slow'] * 5
+
+
 def test_a_detached_queue_is_empty_and_takes_nothing(worker, done):
     queue = FrameQueue(5, done.append)
     worker.attach(queue)
     release = hold(worker)
     worker.offer(queue, 1)
-    worker.detach(queue)
-    worker.offer(queue, 2)
+    assert worker.detach(queue) == 1
+    assert not worker.offer(queue, 2)
     release.set()
     worker.call(lambda: None)
     assert done == []

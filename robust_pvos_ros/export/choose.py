@@ -74,6 +74,8 @@ class GuardedEncoder:
         if not self.failure:
             try:
                 return self._encoder(image)
+            except torch.OutOfMemoryError:
+                raise  # that is no fault of the encoder
             except (ModelError, RuntimeError) as error:
                 self.give_up(f'the encoder {self._encoder.name} failed and torch goes on: {error}')
         return self._encoder(image)

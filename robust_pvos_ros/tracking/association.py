@@ -67,8 +67,7 @@ def overlap_with_mask(prompt: Prompt, mask: np.ndarray, box: Box) -> float:
     if prompt.mask is not None:
         return mask_iou(prompt.mask, mask)
     if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box.tolist()
-        return box_iou((x0, y0, x1, y1), box)
+        return box_iou(_box_of(prompt), box)
     columns, rows = np.floor(prompt.points + 0.5).astype(int).T
     inside = mask[np.clip(rows, 0, mask.shape[0] - 1), np.clip(columns, 0, mask.shape[1] - 1)]
     return float((inside == (prompt.point_labels == 1)).all())
@@ -76,11 +75,8 @@ def overlap_with_mask(prompt: Prompt, mask: np.ndarray, box: Box) -> float:
 
 def overlap_with_box(prompt: Prompt, box: Box) -> float:
     """Overlap in [0, 1] of a prompt with the box in which an object was last seen."""
-    if prompt.mask is not None:
-        return box_iou(mask_box(prompt.mask), box)
-    if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box.tolist()
-        return box_iou((x0, y0, x1, y1), box)
+    if prompt.mask is not None or prompt.box is not None:
+        return box_iou(_box_of(prompt), box)
     x, y = prompt.points[prompt.point_labels == 1].T
     return float(((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).all())
 
@@ -115,3 +111,18 @@ def associate(prompt: Prompt, result: FrameResult, last_boxes: Mapping[int, Box]
 
 def _may_be(prompt: Prompt, tracked: TrackedObject) -> bool:
     return not prompt.label or not tracked.label or prompt.label == tracked.label
+
+
+def same_thing(a: Prompt, b: Prompt, threshold: float) -> bool:
+    """Whether the boxes of, or around, two prompts overlap by ``threshold`` or more; points alone never do."""
+    first, second = (_box_of(prompt) for prompt in (a, b))
+    return box_iou(first, second) >= threshold
+
+
+def _box_of(prompt: Prompt) -> Box:
+    if prompt.mask is not None:
+        return mask_box(prompt.mask)
+    if prompt.box is None:
+        return 0.0, 0.0, 0.0, 0.0
+    x0, y0, x1, y1 = prompt.box.tolist()
+    return x0, y0, x1, y1

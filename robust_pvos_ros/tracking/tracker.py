@@ -358,7 +358,8 @@ class VideoTracker:
                 fused = self.model.unconditioned(frame.features)
             else:
                 fused = self.model.condition(frame.features, [earlier], frame.index)
-            known = entry.prompt_frame == frame.index or not first
+            # of an object that was not seen the logits would argue against the prompt
+            known = (entry.prompt_frame == frame.index or not first) and bool((entry.decoded.logits > 0).any())
             previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
             decoded = self.model.decode(frame.features, fused, (points, labels), previous, first)
         memory = self.model.remember(frame.features, decoded, frame.index, prompted=True)[0]

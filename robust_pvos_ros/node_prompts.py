@@ -1,0 +1,173 @@
+"""Prompts that other nodes give by topic: a plain ``Prompt``, or the boxes of a detector.
+
+A detector sees the same objects again and again, so each prompt for a new object is matched with those that are
+tracked: one that is visible is left alone, one that was lost is prompted again under its ID, all else becomes an
+object as long as the table has room.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robust_pvos_interfaces.msg import Prompt as PromptMsg
+from std_msgs.msg import Header
+
+from robust_pvos_ros import interface, messages
+from robust_pvos_ros.tracking.types import Prompt, PromptError, PvosError
+
+if TYPE_CHECKING:
+    from robust_pvos_ros.node_camera import Camera
+    from robust_pvos_ros.node_services import NodeServices, ServedNode
+
+PROMPT_DEPTH = 50
+MAX_WAITING = 64
+"""Messages that may wait for the worker: one that floods the topic must not fill the memory."""
+
+
+class Outcome(NamedTuple):
+    """What became of a prompt: its label, whether anything changed, the object concerned (0: none), one sentence."""
+
+    label: str
+    changed: bool
+    object_id: int
+    message: str
+    known: bool = False
+
+
+class PromptIntake:
+    """Takes prompts and detections off their topics and hands them to the worker.
+
+    Args:
+        node: with its cameras and its worker.
+        services: that look cameras up and publish decisions.
+    """
+
+    def __init__(self, node: ServedNode, services: NodeServices) -> None:
+        self._node = node
+        self._services = services
+        self._lock = threading.Lock()
+        self._waiting = 0
+        node.create_subscription(PromptMsg, interface.PROMPT.name, self.on_prompt, PROMPT_DEPTH)
+
+    def on_prompt(self, message: PromptMsg) -> None:
+        """Take one prompt, on the executor's thread."""
+        decision = messages.Decision(
+            'prompt', camera=message.camera, object_id=int(message.object_id), label=message.label
+        )
+        self._submit(decision, partial(self._prompt, message))
+
+    def on_detections(self, camera: Camera, message: Any) -> None:
+        """Take the boxes of a detector that looks at a camera, on the executor's thread."""
+        decision = messages.Decision('detections', camera=camera.name)
+        self._submit(decision, partial(self._detections, camera, message))
+
+    def _submit(self, decision: messages.Decision, command: Callable[[messages.Decision], None]) -> None:
+        with self._lock:
+            full = self._waiting >= MAX_WAITING
+            self._waiting += not full
+        if full:
+            text = f'{MAX_WAITING} prompts wait already: send fewer'
+            self._services.publish(replace(decision, success=False, message=text), None)
+        else:
+            self._node.worker.submit(partial(self._run, decision, command))
+
+    def _run(self, decision: messages.Decision, command: Callable[[messages.Decision], None]) -> None:
+        with self._lock:
+            self._waiting -= 1
+        try:
+            command(decision)
+        except PvosError as error:
+            self._services.publish(replace(decision, success=False, message=str(error)), None)
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            text = f'the prompt failed unexpectedly: {type(error).__name__}: {error}'
+            self._services.publish(replace(decision, success=False, message=text), None)
+
+    def _prompt(self, message: PromptMsg, decision: messages.Decision) -> None:
+        self._services.require_active()
+        camera = self._services.camera(message.camera)
+        prompt = messages.prompt_from_message(message)
+        for outcome in offer(camera, [prompt], messages.nanoseconds(message.header.stamp)):
+            self._decide(camera, decision, outcome)
+
+    def _detections(self, camera: Camera, message: Any, decision: messages.Decision) -> None:
+        self._services.require_active()
+        if camera.size is None:
+            raise PromptError(f'camera {camera.name} has not processed a frame yet: detections need one')
+        prompts, refused = messages.detections_to_prompts(message, *camera.size)
+        for text in refused:
+            self._decide(camera, decision, Outcome('', False, 0, text))
+        for outcome in offer(camera, prompts, messages.nanoseconds(message.header.stamp)):
+            if outcome.known:
+                camera.statistics.count('associated')  # on every frame, and so no news
+            else:
+                self._decide(camera, decision, outcome)
+
+    def _decide(self, camera: Camera, decision: messages.Decision, outcome: Outcome) -> None:
+        header: Header | None = camera.header
+        decision = replace(
+            decision,
+            camera=camera.name,
+            object_id=outcome.object_id or decision.object_id,
+            label=outcome.label,
+            success=outcome.changed,
+            message=outcome.message,
+        )
+        self._services.publish(decision, header)
+
+
+def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Outcome]:
+    """Match prompts with the objects of a camera and apply those that show something else.
+
+    Args:
+        camera: that they were drawn for.
+        prompts: for objects that are tracked, by ID, or for new ones.
+        stamp: nanoseconds of the frame they were drawn on; 0 for the newest.
+
+    Yields:
+        one outcome for each prompt, refusals and known objects first.
+    """
+    from robust_pvos_ros.tracking.association import Verdict, same_thing
+
+    accepted: list[Prompt] = []
+    for prompt in prompts:
+        if prompt.object_id:
+            accepted.append(prompt)
+            continue
+        try:
+            match = camera.match(prompt, stamp)
+        except PromptError as error:
+            yield Outcome(prompt.label, False, 0, str(error))
+            continue
+        taken = any(same_thing(prompt, other, camera.policies.association_iou) for other in accepted)
+        if match.verdict is Verdict.KNOWN or taken:
+            what = f'object {match.object_id}' if match.object_id else 'another of these prompts'
+            text = f'{what} shows this already (overlap {match.overlap:.2f}): nothing was changed'
+            yield Outcome(prompt.label, False, match.object_id, text, known=True)
+        else:
+            accepted.append(replace(prompt, object_id=match.object_id))
+    yield from _apply(camera, accepted, stamp)
+
+
+def _apply(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Outcome]:
+    """Apply prompts at once, or one by one if not all of them can be."""
+    if not prompts:
+        return
+    try:
+        objects = camera.apply(prompts, stamp)
+    except PromptError as error:
+        if len(prompts) == 1:
+            yield Outcome(prompts[0].label, False, prompts[0].object_id, str(error))
+            return
+        for prompt in prompts:
+            yield from _apply(camera, [prompt], stamp)
+        return
+    for prompt, tracked in zip(prompts, objects, strict=True):
+        verb = 'prompted again' if prompt.object_id else 'started'
+        text = f'object {tracked.object_id} {verb}: {tracked.area_px} px, score {tracked.object_score:.2f}'
+        yield Outcome(tracked.label, True, tracked.object_id, text)
