@@ -21,6 +21,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from robust_pvos_interfaces.msg import Prompt, TrackedObjects
 from robust_pvos_interfaces.srv import AddObject, ListObjects, RefineObject, RemoveObject, Reset, SetLabel
 from sensor_msgs.msg import Image, RegionOfInterest
@@ -196,6 +197,16 @@ class Harness:
         self._clock += 33_333_333
         return self._clock
 
+    def talk(self, kind: type, topic: str, quality: QoSProfile | int = 100) -> Callable[[Any], None]:
+        """Publish on a topic of the client's namespace; a first message waits for a subscriber."""
+        publisher = self.client.create_publisher(kind, topic, quality)
+
+        def publish(message: Any) -> None:
+            wait_until(publisher.get_subscription_count, f'a subscriber of {topic}')
+            publisher.publish(message)
+
+        return publish
+
     def publish(self, message: Image) -> None:
         wait_until(self._images.get_subscription_count, 'the node to subscribe')
         self._images.publish(message)
@@ -218,13 +229,13 @@ class Harness:
         return nanoseconds
 
     def table(self) -> dict[int, Any]:
-        """ID -> object as listed."""
+        """ID -> object as listed, of all cameras."""
         reply = self.call('list_objects')
         assert reply.success, reply.message
-        return {tracked.id: tracked for tracked in reply.cameras[0].objects}
+        return {tracked.id: tracked for camera in reply.cameras for tracked in camera.objects}
 
-    def counts(self) -> dict[str, int]:
-        return self.node.cameras['camera'].statistics.counts()
+    def counts(self, camera: str = 'camera') -> dict[str, int]:
+        return self.node.cameras[camera].statistics.counts()
 
     def said(self) -> list[str]:
         """Every text of the diagnostics so far."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import io
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,12 +13,13 @@ import pytest
 from geometry_msgs.msg import Point
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Picture
 from robust_pvos_interfaces.msg import Prompt as PromptMsg
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from robust_pvos_ros import messages
-from robust_pvos_ros.image_codec import ENCODINGS, image_to_rgb
+from robust_pvos_ros.image_codec import ENCODINGS, check_compressed, check_image, compressed_to_rgb, image_to_rgb
 from robust_pvos_ros.tracking.types import (
     FrameError,
     FrameResult,
@@ -235,6 +238,80 @@ def test_an_accepted_prompt_survives_the_way_through_a_message():
 def test_points_that_are_not_numbers_are_refused():
     with pytest.raises(PromptError, match='not finite'):
         messages.prompt_from_message(PromptMsg(points=[Point(x=float('nan'))], point_labels=[1]))
+
+
+class Huge:
+    """A sequence that says how long it is and must not be read."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self):
+        raise AssertionError('read before its length was checked')
+
+    __getitem__ = __iter__
+
+
+def fields_of(message, **changes) -> SimpleNamespace:
+    values = {name: getattr(message, name) for name in message.get_fields_and_field_types()}
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_what_is_too_long_is_refused_before_it_is_read():
+    for changes in ({'points': Huge(10**8)}, {'point_labels': Huge(10**8)}):
+        with pytest.raises(PromptError, match='at most 64 points'):
+            messages.prompt_from_message(fields_of(PromptMsg(), **changes))
+    side = 8000
+    mask = fields_of(Image(width=side, height=side, encoding='mono8', step=side), data=Huge(side * side))
+    with pytest.raises(PromptError, match='mask is 8000x8000 pixels'):
+        messages.prompt_from_message(fields_of(PromptMsg(), mask=mask))
+    picture = fields_of(Image(width=side, height=side, encoding='mono8', step=side), data=Huge(side * side))
+    with pytest.raises(FrameError, match='image is 8000x8000 pixels: at most'):
+        check_image(picture)
+    stream = fields_of(CompressedImage(format='jpeg'), data=Huge(1 << 27))
+    with pytest.raises(FrameError, match='compressed image has 134217728 bytes'):
+        check_compressed(stream)
+
+
+def test_a_small_file_that_unpacks_to_a_huge_picture_is_refused_before_it_is_unpacked():
+    stream = io.BytesIO()
+    Picture.new('1', (60_000, 60_000)).save(stream, 'PNG')
+    message = CompressedImage(format='png')
+    message.data.frombytes(stream.getvalue())
+    check_compressed(message)
+    with pytest.raises(FrameError, match=r'60000x60000 pixels|decompression bomb'):
+        compressed_to_rgb(message)
+
+
+def test_texts_from_outside_are_cut_in_what_is_said_about_them():
+    with pytest.raises(FrameError) as error:
+        check_image(Image(height=1, width=1, encoding='x' * 100_000))
+    assert "'... (100000 characters)" in str(error.value) and len(str(error.value)) < 500
+    decision = messages.Decision('add_object', camera='c' * 999, label='l' * 999)
+    message = messages.decision_message(decision, HEADER)
+    assert (len(message.camera), len(message.label)) == (128, 128)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=300), kind=st.sampled_from(['', 'JPEG', 'PNG']), cut=st.integers(0, 300))
+def test_any_compressed_image_gives_pixels_or_a_frame_error(data, kind, cut):
+    if kind:
+        stream = io.BytesIO()
+        Picture.fromarray(RGB).save(stream, kind)
+        whole = bytearray(stream.getvalue())
+        whole[cut : cut + len(data) // 30] = data[: len(data) // 30]
+        data = bytes(whole)
+    message = CompressedImage(format=kind)
+    message.data.frombytes(data)
+    try:
+        check_compressed(message)
+        rgb = compressed_to_rgb(message)
+    except FrameError:
+        return
+    assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
 
 
 # ------------------------------------------------------------------------------------------------------------- results

@@ -75,7 +75,7 @@ def test_every_field_of_the_configuration_is_a_described_and_bounded_parameter()
     for spec in specs.values():
         assert len(spec.description) > 10, spec.name
         assert spec.problem(spec.default) is None, spec.name
-        if isinstance(spec.default, int) and not isinstance(spec.default, bool):
+        if isinstance(spec.default, (int, float)) and not isinstance(spec.default, bool):
             assert spec.limits, f'{spec.name} has no range'
 
 
@@ -112,12 +112,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     'number for a text': ({'device': 0}, 'device must be a text, got 0'),
     'text for a bool': ({'autostart': 'maybe'}, "autostart must be true or false, got 'maybe'"),
     'text for a list': ({'cameras': 'camera'}, "a list of names such as [camera], got 'camera'"),
-    'no camera': ({'cameras': []}, 'exactly one name'),
-    'two cameras': ({'cameras': ['a', 'b']}, 'exactly one name'),
-    'camera name': ({'cameras': ['1st']}, 'begins with a letter'),
+    'no camera': ({'cameras': []}, 'a list of 1 to 8 different names'),
+    'nine cameras': ({'cameras': list('abcdefghi')}, 'a list of 1 to 8 different names'),
+    'one camera twice': ({'cameras': ['a', 'a']}, 'a list of 1 to 8 different names'),
+    'camera name': ({'cameras': ['1st']}, 'begin with a letter'),
     'numbers for names': ({'cameras': [1]}, 'a list of names such as [camera], got [1]'),
     'topic name': ({'camera__image_topic': 'no spaces please'}, 'camera.image_topic must be a topic name'),
-    'transport': ({'camera__transport': 'compressed'}, "camera.transport must be raw, got 'compressed'"),
+    'transport': ({'camera__transport': 'theora'}, "transport must be one of raw, compressed, got 'theora'"),
+    'detections topic': ({'camera__detections_topic': 'no spaces'}, 'camera.detections_topic must be a topic name'),
+    'text for a float': ({'association_iou': 'half'}, "association_iou must be a number from 0.05 to 1.0, got 'half'"),
+    'too large a float': ({'presence_margin': 0.6}, 'presence_margin must be a number from 0.0 to 0.5, got 0.6'),
+    'no number': ({'silence_timeout': float('nan')}, 'silence_timeout must be a number from 0.1 to 3600.0, got nan'),
+    'bool for a float': ({'forward_jump': True}, 'forward_jump must be a number from 0.05 to 86400.0, got true'),
+    'unknown batching': ({'batch_cameras': 'maybe'}, 'batch_cameras must be one of auto, true, false'),
 }
 
 
@@ -152,7 +159,7 @@ def test_a_wrong_value_at_run_time_is_refused_and_the_old_one_kept(world, case):
 
 
 def test_a_corrected_camera_takes_its_overrides(world):
-    one = world(cameras=['a', 'b'], a__image_topic='/a/image')
+    one = world(cameras=['a', '2'], a__image_topic='/a/image')
     assert one.set(cameras=['a']) == ''
     assert one.parameters.read().cameras == {'a': CameraConfig(image_topic='/a/image')}
 
@@ -172,6 +179,30 @@ def test_ranges_and_descriptions_can_be_read_by_tools(world):
     assert (descriptor.integer_range[0].from_value, descriptor.integer_range[0].to_value) == (1, 64)
     assert descriptor.description == 'most objects in the table at once.'
     assert 'an integer from 1 to 64' in descriptor.additional_constraints
+
+
+def test_ranges_of_numbers_can_be_read_too(world):
+    descriptor = world().node.describe_parameter('association_iou')
+    assert (descriptor.floating_point_range[0].from_value, descriptor.floating_point_range[0].to_value) == (0.05, 1.0)
+
+
+def test_what_yaml_reads_as_another_type_is_taken(world):
+    one = world(silence_timeout=3, batch_cameras=True)
+    assert one.parameters.read().node.silence_timeout == 3.0
+    assert one.parameters.read().node.batch_cameras == 'true'
+    given = [Parameter('forward_jump', value=5), Parameter('batch_cameras', value=False), Parameter('threads', value=2)]
+    given = one.parameters.coerced(given)
+    assert one.node.set_parameters_atomically(given).successful
+    assert one.parameters.read().node.forward_jump == 5.0
+    assert one.parameters.read().node.batch_cameras == 'false'
+
+
+def test_several_cameras_have_parameters_of_their_own(world):
+    one = world(cameras=['front', 'rear'], rear__transport='compressed', rear__image_topic='/rear/image')
+    assert one.parameters.read().cameras == {
+        'front': CameraConfig(image_topic='front/image_raw'),
+        'rear': CameraConfig(image_topic='/rear/image', transport='compressed'),
+    }
 
 
 def test_an_unknown_parameter_is_reported_with_the_nearest_name(world, capfd):

@@ -1,0 +1,244 @@
+"""Several cameras in one node, raw and compressed, of different sizes."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from node_harness import Harness, box_prompt, image, scene, stamp, wait_until
+from PIL import Image as Picture
+from robust_pvos_interfaces.msg import TrackedObjects
+from sensor_msgs.msg import CompressedImage, Image
+
+SMALL = 160  # pixels that the network sees: several cameras on one core
+
+
+def compressed(rgb: np.ndarray, nanoseconds: int, kind: str = 'JPEG') -> CompressedImage:
+    stream = io.BytesIO()
+    Picture.fromarray(rgb).save(stream, kind, quality=95)
+    message = CompressedImage(format=kind.lower())
+    message.header.stamp = stamp(nanoseconds)
+    message.header.frame_id = 'rear_optical'
+    message.data.frombytes(stream.getvalue())
+    return message
+
+
+class Rig(Harness):
+    """A node with a raw camera ``front`` and a compressed one ``rear``."""
+
+    def __init__(self, **parameters) -> None:
+        super().__init__(
+            threads=1, image_size=SMALL, cameras=['front', 'rear'], rear__transport='compressed',
+            rear__image_topic='back/image', **parameters,
+        )  # fmt: skip
+        self.seen = {name: self.listen(TrackedObjects, f'{name}/objects', depth=100) for name in ('front', 'rear')}
+        self.front = self.talk(Image, 'front/image_raw')
+        self.rear = self.talk(CompressedImage, 'back/image/compressed')
+        self.wait_active()
+
+    def at(self, camera: str, nanoseconds: int) -> list[TrackedObjects]:
+        return [message for message in list(self.seen[camera]) if message.header.stamp == stamp(nanoseconds)]
+
+    def both(self, shift: int = 0) -> int:
+        """An image for each camera, and the results; returns their stamp."""
+        at = self.tick()
+        self.front(image(scene(shift=shift), at))
+        self.rear(compressed(scene(180, 240, shift), at))
+        for camera in ('front', 'rear'):
+            wait_until(lambda camera=camera: self.at(camera, at), f'objects of {camera}')
+        return at
+
+
+@pytest.fixture(scope='module', params=['true', 'false'])
+def rig(request):
+    rig = Rig(batch_cameras=request.param, max_objects=3)
+    yield rig
+    rig.close()
+
+
+def test_each_camera_has_its_own_objects_under_ids_of_the_node(rig):
+    rig.call('reset')
+    rig.both()
+    ids = {}
+    for camera in ('front', 'rear'):
+        reply = rig.call('add_object', prompt=box_prompt(camera=camera, label=camera))
+        assert reply.success, reply.message
+        ids[camera] = reply.object_id
+    assert ids['rear'] == ids['front'] + 1
+    for shift in range(2, 10, 2):
+        at = rig.both(shift)
+    for camera in ('front', 'rear'):
+        [message] = rig.at(camera, at)
+        assert message.camera == camera
+        [tracked] = message.objects
+        assert (tracked.id, tracked.label, tracked.state) == (ids[camera], camera, tracked.TRACKING)
+        assert abs(tracked.centroid.x - (79.5 + 8)) < 6
+    assert rig.at('rear', at)[0].header.frame_id == 'rear_optical'
+    assert set(rig.table()) == set(ids.values())
+    assert rig.call('reset', camera='front').removed == 1
+    assert set(rig.table()) == {ids['rear']}
+
+
+def test_frames_that_wait_together_are_encoded_together_where_asked_for(rig, monkeypatch):
+    rig.call('reset')
+    rig.both()
+    sizes = []
+    encode = rig.node.model.encode_batch
+
+    def counted(pictures):
+        sizes.append(len(pictures))
+        return encode(pictures)
+
+    monkeypatch.setattr(rig.node.model, 'encode_batch', counted)
+    for _ in range(20):
+        both_wait(rig)
+    asked = rig.node.get_parameter('batch_cameras').value == 'true'
+    assert sizes == ([2] * 20 if asked else [])
+
+
+def both_wait(rig):
+    """An image of each camera that waits while the worker is busy, and then its results."""
+    busy, release = threading.Event(), threading.Event()
+    rig.node.worker.submit(lambda: busy.set() or release.wait(30))
+    assert busy.wait(30)
+    at = rig.tick()
+    rig.front(image(scene(), at))
+    rig.rear(compressed(scene(), at))
+    wait_until(lambda: all(len(rig.node.cameras[name].queue) for name in ('front', 'rear')), 'both to wait')
+    release.set()
+    for camera in ('front', 'rear'):
+        wait_until(lambda camera=camera: rig.at(camera, at), f'objects of {camera}')
+
+
+def test_a_frame_that_cannot_be_encoded_in_a_batch_is_encoded_alone(rig, monkeypatch):
+    if rig.node.get_parameter('batch_cameras').value == 'false':
+        pytest.skip('nothing is encoded in batches')
+
+    def broken(pictures):
+        raise RuntimeError('no batches today')
+
+    monkeypatch.setattr(rig.node.model, 'encode_batch', broken)
+    both_wait(rig)
+
+
+def test_the_table_is_full_for_all_cameras_together(rig):
+    rig.call('reset')
+    rig.both()
+    for camera in ('front', 'rear', 'front'):
+        assert rig.call('add_object', prompt=box_prompt(camera=camera)).success
+    for camera in ('front', 'rear'):
+        reply = rig.call('add_object', prompt=box_prompt(camera=camera))
+        assert not reply.success and 'holds 3 of at most 3' in reply.message
+    rig.call('reset')
+
+
+def test_requests_find_their_camera_or_are_told_of_it(rig):
+    rig.call('reset')
+    rig.both()
+    reply = rig.call('add_object', prompt=box_prompt())
+    assert not reply.success and 'several cameras: name one of front, rear' in reply.message
+    reply = rig.call('add_object', prompt=box_prompt(camera='x' * 5000))
+    assert not reply.success and 'front, rear' in reply.message and len(reply.message) < 200
+    object_id = rig.call('add_object', prompt=box_prompt(camera='rear')).object_id
+    assert rig.call('refine_object', prompt=box_prompt(object_id=object_id)).success
+    assert not rig.call('refine_object', prompt=box_prompt(object_id=object_id, camera='front')).success
+    assert rig.call('set_label', object_id=object_id, label='x').success
+    reply = rig.call('remove_object', object_id=object_id + 7)
+    assert not reply.success and f'tracked IDs: {object_id}' in reply.message
+    assert rig.call('remove_object', object_id=object_id).success
+
+
+@pytest.mark.parametrize('data', [b'', b'rubbish', b'\xff\xd8\xff and no more', b'\x89PNG\r\n\x1a\n and no more'])
+def test_a_malformed_compressed_image_is_counted_and_dropped(rig, data):
+    before = rig.counts('rear')
+    message = CompressedImage(format='jpeg')
+    message.data.frombytes(data)
+    rig.rear(message)
+    wait_until(lambda: rig.counts('rear')['malformed'] > before['malformed'], 'the image to be counted')
+    assert 'compressed image' in rig.node.cameras['rear'].last_problem
+    rig.both()
+
+
+def test_a_png_is_taken_too(rig):
+    at = rig.tick()
+    rig.rear(compressed(scene(60, 80), at, 'PNG'))
+    wait_until(lambda: rig.at('rear', at), 'objects of rear')
+
+
+def test_every_image_of_every_camera_is_accounted_for(rig):
+    at = [rig.tick() for _ in range(30)]
+    for stamp_of_frame in at:
+        rig.front(image(scene(), stamp_of_frame))
+    fates = ('processed', 'dropped', 'malformed', 'failed')
+    wait_until(lambda: rig.at('front', at[-1]), 'the last image')
+    wait_until(
+        lambda: rig.counts('front')['received'] == sum(rig.counts('front')[fate] for fate in fates), 'all to be counted'
+    )
+    assert rig.counts('front')['failed'] == 0
+
+
+def test_reports_name_each_camera(rig):
+    rig.both()
+    rig.diagnostics.clear()
+    report = wait_until(lambda: rig.diagnostics, 'diagnostics')[0]
+    assert [status.name for status in report.status][1:] == ['robust_pvos: front', 'robust_pvos: rear']
+    rig.status.clear()
+    line = wait_until(lambda: rig.status, 'status')[0].data
+    assert 'front: ' in line and 'rear: ' in line
+
+
+def levels(rig, camera: str) -> set[bytes]:
+    return {s.level for d in list(rig.diagnostics) for s in d.status if s.name.endswith(camera)}
+
+
+def test_silence_is_told_and_forgotten(rig):
+    assert rig.set(silence_timeout=1.0) == (True, '')
+    try:
+        front = rig.node.cameras['front']
+        rig.diagnostics.clear()
+        for wanted in (b'\x01', b'\x02'):  # WARN, then ERROR
+            wait_until(lambda wanted=wanted: wanted in levels(rig, 'front'), f'level {wanted!r}', 10)
+        assert any('no images arrive on /front/image_raw though' in told for told in rig.said())
+        rig.both()
+        assert front.silence_level() == 0
+    finally:
+        assert rig.set(silence_timeout=2) == (True, '')
+
+
+def test_a_jump_forward_is_counted_and_costs_no_object(rig):
+    rig.call('reset')
+    rig.both()
+    kept = rig.call('add_object', prompt=box_prompt(camera='front')).object_id
+    jumps = rig.counts('front')['forward_jumps']
+    rig._clock += 60 * 10**9
+    rig.both()
+    assert rig.counts('front')['forward_jumps'] == jumps + 1
+    assert set(rig.table()) == {kept}
+
+
+def test_want_of_gpu_memory_costs_no_frame_and_is_told():
+    rig = Rig(history_frames=5)
+    try:
+        rig.both()
+        tracker = rig.node.cameras['front'].tracker
+        step, failures = tracker.step, []
+
+        def starving(*args):
+            if len(failures) < 1:
+                failures.append(1)
+                raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+            return step(*args)
+
+        tracker.step = starving
+        rig.both()
+        assert rig.counts('front')['failed'] == 0
+        assert rig.node.cameras['rear'].tracker.config.history_frames == 0
+        rig.diagnostics.clear()
+        report = wait_until(lambda: rig.diagnostics, 'diagnostics')[0]
+        assert report.status[0].level == b'\x01'
+        assert 'out of GPU memory, so past frames are no longer kept for prompts' in report.status[0].message
+    finally:
+        rig.close()

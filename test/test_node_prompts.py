@@ -1,0 +1,228 @@
+"""Prompts and detections by topic: objects are started, left alone, brought back, or refused with a sentence."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from node_harness import BOX, Harness, box_prompt, image, mask_prompt, point_prompt, scene, stamp, wait_until
+from robust_pvos_interfaces.msg import Decision, Prompt
+from std_msgs.msg import Header
+
+from robust_pvos_ros import messages, node_prompts
+
+
+@pytest.fixture(scope='module')
+def harness():
+    harness = Harness(threads=1, max_objects=3)
+    harness.decisions = harness.listen(Decision, 'decisions', depth=100)
+    harness.send = harness.talk(Prompt, 'robust_pvos/prompt')
+    harness.wait_active()
+    yield harness
+    harness.close()
+
+
+@pytest.fixture(autouse=True)
+def empty_table(harness):
+    assert harness.call('reset').success
+    harness.frame()
+    harness.decisions.clear()
+    harness.prompts.clear()
+    yield
+
+
+def decide(harness, prompt: Prompt) -> Decision:
+    harness.decisions.clear()
+    harness.send(prompt)
+    return wait_until(lambda: [d for d in harness.decisions if d.service == 'prompt'], 'a decision')[0]
+
+
+def test_a_prompt_by_topic_starts_an_object_and_is_not_doubled(harness):
+    started = decide(harness, mask_prompt(label='square'))
+    assert started.success and 'started' in started.message
+    [echo] = wait_until(lambda: harness.prompts, 'the echo')
+    assert (echo.object_id, echo.label) == (started.object_id, 'square')
+    for again in (box_prompt(), mask_prompt(), point_prompt((80, 60))):
+        decision = decide(harness, again)
+        assert not decision.success and decision.object_id == started.object_id
+        assert f'object {started.object_id} shows this already' in decision.message
+    assert list(harness.table()) == [started.object_id]
+    assert decide(harness, box_prompt((5, 5, 30, 30))).success
+    assert len(harness.table()) == 2
+
+
+def test_a_prompt_by_topic_may_name_its_object(harness):
+    started = decide(harness, mask_prompt())
+    decision = decide(harness, box_prompt(object_id=started.object_id, label='named'))
+    assert decision.success and decision.object_id == started.object_id and 'prompted again' in decision.message
+    assert harness.table()[started.object_id].label == 'named'
+    decision = decide(harness, box_prompt(object_id=999))
+    assert not decision.success and 'there is no object 999' in decision.message
+
+
+def test_the_threshold_can_be_changed(harness):
+    decide(harness, mask_prompt())
+    x0, y0, x1, y1 = BOX
+    beside = box_prompt((x0 + 12, y0, x1 + 12, y1))  # overlaps by about a half
+    assert harness.set(association_iou=0.3) == (True, '')
+    assert not decide(harness, beside).success
+    assert harness.set(association_iou=0.9) == (True, '')
+    assert decide(harness, beside).success
+    assert harness.set(association_iou=0.5) == (True, '')
+
+
+def hide(harness) -> None:
+    """Frames on which the model sees no object."""
+    bias = harness.node.model.sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    before = bias.data.clone()
+    try:
+        bias.data.fill_(-50.0)
+        for _ in range(2):
+            harness.frame()
+    finally:
+        bias.data.copy_(before)
+
+
+def test_a_lost_object_is_brought_back_under_its_id(harness):
+    started = decide(harness, mask_prompt(label='square'))
+    harness.frame()
+    hide(harness)
+    assert harness.table()[started.object_id].state == 1
+    decision = decide(harness, box_prompt(label='square'))
+    assert decision.success and decision.object_id == started.object_id and 'prompted again' in decision.message
+    assert harness.table()[started.object_id].state == 0
+    assert len(harness.table()) == 1
+
+
+REFUSED = {
+    'no such camera': (box_prompt(camera='rear'), "no camera 'rear'"),
+    'nothing': (Prompt(), 'the prompt is empty'),
+    'outside': (box_prompt((10, 10, 999, 20)), '160x120'),
+    'too many points': (point_prompt(*[(5, 5)] * 65), 'at most 64 points'),
+    'label too long': (box_prompt(label='x' * 1000), 'at most 128 characters'),
+    'future': (box_prompt(header=Header(stamp=stamp(10**18))), 'is newer'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_a_refusal_is_published_and_changes_nothing(harness, case):
+    prompt, reason = REFUSED[case]
+    decision = decide(harness, prompt)
+    assert not decision.success and reason in decision.message
+    assert len(decision.label) <= 128
+    assert harness.table() == {} and not harness.prompts
+
+
+def test_a_full_table_refuses_by_topic_too(harness):
+    for box in ((5, 5, 30, 30), (110, 5, 140, 30), (5, 80, 30, 110)):
+        assert decide(harness, box_prompt(box)).success
+    decision = decide(harness, box_prompt())
+    assert not decision.success and 'holds 3 of at most 3' in decision.message
+
+
+def test_a_flood_is_bounded(harness, monkeypatch):
+    monkeypatch.setattr(node_prompts, 'MAX_WAITING', 5)
+    busy, release = threading.Event(), threading.Event()
+    harness.node.worker.submit(lambda: busy.set() or release.wait(30))
+    assert busy.wait(30)
+    for _ in range(8):
+        harness.send(mask_prompt())
+    refused = wait_until(lambda: [d for d in harness.decisions if 'wait already' in d.message][2:], 'refusals')
+    release.set()
+    assert not refused[0].success
+    wait_until(lambda: len([d for d in harness.decisions if d.service == 'prompt']) == 8, 'all decisions')
+    assert len(harness.table()) == 1, 'the other four show the same thing'
+
+
+# ---------------------------------------------------------------------------------------------------------- detections
+
+
+def message_of(*boxes: tuple[int, int, int, int], at: int = 0, label: str = '') -> SimpleNamespace:
+    """Fields of a ``vision_msgs/Detection2DArray``."""
+    found = []
+    for x0, y0, x1, y1 in boxes:
+        center = SimpleNamespace(position=SimpleNamespace(x=(x0 + x1 - 1) / 2, y=(y0 + y1 - 1) / 2), theta=0.0)
+        bbox = SimpleNamespace(center=center, size_x=x1 - x0, size_y=y1 - y0)
+        results = [SimpleNamespace(hypothesis=SimpleNamespace(class_id=label, score=0.9))] if label else []
+        found.append(SimpleNamespace(bbox=bbox, results=results))
+    return SimpleNamespace(header=Header(stamp=stamp(at)), detections=found)
+
+
+def detect(harness, *boxes: tuple[int, int, int, int], at: int = 0, label: str = 'car') -> None:
+    """Give the camera a detector's message as its subscription would, and wait until it is dealt with."""
+    harness.decisions.clear()
+    harness.node.cameras['camera'].on_detections(message_of(*boxes, at=at, label=label))
+    harness.node.worker.call(lambda: None)
+
+
+def decided(harness, count: int) -> list[Decision]:
+    return wait_until(lambda: [d for d in harness.decisions if d.service == 'detections'][count - 1 :] and [
+        d for d in harness.decisions if d.service == 'detections'
+    ], f'{count} decisions')  # fmt: skip
+
+
+def test_detections_start_objects_once(harness):
+    detect(harness, BOX, (5, 5, 30, 30))
+    assert [d.success for d in decided(harness, 2)] == [True, True]
+    assert {tracked.label for tracked in harness.table().values()} == {'car'}
+    before = harness.counts()['associated']
+    harness.frame()
+    boxes = [o.box for o in harness.table().values() if o.area_px]
+    detect(harness, *[(b.x_offset, b.y_offset, b.x_offset + b.width, b.y_offset + b.height) for b in boxes])
+    assert harness.counts()['associated'] == before + len(boxes) > before
+    assert len(harness.table()) == 2
+    assert not [d for d in harness.decisions if d.service == 'detections'], 'what is known is no news'
+
+
+def test_detections_of_one_thing_in_one_message_start_one_object(harness):
+    x0, y0, x1, y1 = BOX
+    detect(harness, BOX, (x0 + 1, y0, x1, y1))
+    assert len(harness.table()) == 1
+
+
+def test_detections_beyond_the_table_are_refused_and_the_rest_kept(harness):
+    boxes = ((5, 5, 30, 30), (110, 5, 140, 30), (5, 80, 30, 110), BOX)
+    detect(harness, *boxes)
+    assert sorted(d.success for d in decided(harness, 4)) == [False, True, True, True]
+    assert len(harness.table()) == 3
+
+
+def test_a_detector_that_is_late_starts_the_object_on_its_own_frame(harness):
+    at = harness.frame()
+    for shift in range(4, 24, 4):
+        newest = harness.frame(scene(shift=shift))
+    detect(harness, BOX, at=at)
+    assert decided(harness, 1)[0].success
+    [tracked] = harness.table().values()
+    assert tracked.mask_stamp == stamp(newest)
+    assert abs(tracked.centroid.x - (79.5 + 20)) < 6
+    detect(harness, BOX, at=at)
+    assert len(harness.table()) == 1
+
+
+def test_detections_that_make_no_box_are_told(harness):
+    detect(harness, (500, 5, 530, 30))
+    [decision] = decided(harness, 1)
+    assert not decision.success and 'detection 0: the box around' in decision.message
+
+
+@pytest.mark.skipif(messages.vision_msgs is not None, reason='vision_msgs is installed')
+def test_without_vision_msgs_a_detections_topic_fails_configure_with_what_to_do():
+    other = Harness(namespace='/other', threads=1, camera__detections_topic='detections')
+    try:
+        wait_until(lambda: 'cannot configure' in other.node.problem, 'configure to fail', 60)
+        assert 'camera.detections_topic needs the package vision_msgs' in other.node.problem
+        assert other.set(camera__detections_topic='') == (True, '')
+    finally:
+        other.close()
+
+
+def test_an_inactive_node_refuses(harness):
+    assert harness.transition(label='deactivate')
+    try:
+        decision = decide(harness, box_prompt())
+        assert not decision.success and 'inactive' in decision.message
+    finally:
+        assert harness.transition(label='activate')
+    harness.publish(image(scene(), harness.tick()))
