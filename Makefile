@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | test-all | lint | clean | distclean
+# make setup | demo | test | test-slow | test-all | soak | lint | clean | distclean
 # Needs Python 3.10 to 3.13 with venv, a C and C++ compiler and a package index for pip; no ROS from apt, no GPU.
 
 SHELL := /bin/bash
@@ -19,7 +19,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))
 export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(abspath config/fastdds_large.xml)
 export VENV
 
-.PHONY: setup demo test test-slow test-all lint clean distclean
+.PHONY: setup demo test test-slow test-all soak lint clean distclean
 
 setup: $(STAMPS)/project
 	@:
@@ -54,6 +54,13 @@ test-slow: setup $(STAMPS)/engines
 
 test-all: setup $(STAMPS)/engines
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# SOAK_SECONDS: how long the load lasts; the faults take a minute more.  OUT gets what was seen.
+soak: export SOAK_SECONDS ?= 600
+soak: export SOAK_REPORT ?= $(abspath $(OUT))/soak.json
+soak: setup
+	@mkdir -p '$(OUT)'
+	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 lint: setup
 	@failed=0; $(BIN)/ruff check . || failed=1; $(BIN)/mypy || failed=1; exit $$failed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import threading
 import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +27,13 @@ from node_harness import (
 from sensor_msgs.msg import Image
 
 from robust_pvos_ros import interface, node_output
+
+# Of simulated time, of vision_msgs, and of ROS distributions that have them.
+OPTIONAL = {
+    '/clock', '/parameter_events', '/robust_pvos/camera/detections', '/robust_pvos/get_transition_graph',
+    '/robust_pvos/get_type_description',
+}  # fmt: skip
+POLICY = Path(__file__).resolve().parent.parent / 'config' / 'sros2_policy.xml'
 
 
 @pytest.fixture(scope='module')
@@ -240,6 +250,33 @@ def test_the_interface_tables_name_what_the_node_really_has(harness):
     documented = {harness.node.resolve_topic_name(topic.of('camera', object_id)) for topic in interface.TOPICS}
     own = {topic for topic in published if topic.startswith(('/robust_pvos/', '/diagnostics'))}
     assert own - documented == {'/robust_pvos/transition_event'}
+
+
+def test_the_security_policy_allows_what_the_node_does_and_no_more(harness):
+    harness.frame()
+    assert harness.call('add_object', prompt=mask_prompt()).success
+    root = ElementTree.parse(POLICY).getroot()
+    profile = root.find(".//enclave[@path='/robust_pvos']//profile")
+    name, namespace = profile.get('node'), profile.get('ns')
+
+    def allowed(kind: str, right: str) -> set[str]:
+        entries = profile.findall(f"{kind}s[@{right}='ALLOW']/{kind}")
+        names = (harness.node.resolve_topic_name(entry.text.replace('*', 'ANY')) for entry in entries)
+        return {full.replace('ANY', '*') for full in names}
+
+    def used(names_and_types) -> set[str]:
+        return {entry for entry, _ in names_and_types(name, namespace)}
+
+    for has, may in (
+        (used(harness.node.get_publisher_names_and_types_by_node), allowed('topic', 'publish')),
+        (used(harness.node.get_subscriber_names_and_types_by_node), allowed('topic', 'subscribe')),
+        (used(harness.node.get_service_names_and_types_by_node), allowed('service', 'reply')),
+    ):
+        assert has
+        forbidden = [entry for entry in has if not any(fnmatch.fnmatchcase(entry, pattern) for pattern in may)]
+        assert not forbidden
+        needless = [p for p in may - OPTIONAL if not any(fnmatch.fnmatchcase(entry, p) for entry in has)]
+        assert not needless
 
 
 def test_a_backward_jump_of_image_time_follows_the_policy(harness):
