@@ -195,9 +195,10 @@ def levels(rig, camera: str) -> set[bytes]:
 
 
 def test_silence_is_told_and_forgotten(rig):
-    assert rig.set(silence_timeout=1.0) == (True, '')
+    assert rig.set(silence_timeout=1.5) == (True, '')
     try:
         front = rig.node.cameras['front']
+        rig.both()
         rig.diagnostics.clear()
         for wanted in (b'\x01', b'\x02'):  # WARN, then ERROR
             wait_until(lambda wanted=wanted: wanted in levels(rig, 'front'), f'level {wanted!r}', 10)

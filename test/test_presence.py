@@ -239,3 +239,27 @@ def test_a_prompt_that_fails_midway_changes_nothing(model: Sam2Model, monkeypatc
         tracker.apply([box(20, 20, object_id=1), box(60, 40)])
     assert list(tracker._table) == [1]
     assert tracker._table[1].decoded is before.decoded
+
+
+def test_a_late_prompt_that_fails_midway_changes_nothing(model: Sam2Model, monkeypatch) -> None:
+    tracker, calm = VideoTracker(model), VideoTracker(model)
+    for index, frame in enumerate(noise(6)):
+        prompts = [box(10, 10)] if index == 0 else ()
+        tracker.step(frame, index, prompts)
+        calm.step(frame, index, prompts)
+    condition, calls = model.condition, []
+
+    def fails_at_last(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError('no room')
+        return condition(*args)
+
+    correction = Prompt(object_id=1, points=[[50, 50]], point_labels=[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(model, 'condition', fails_at_last)
+        with pytest.raises(torch.OutOfMemoryError):
+            tracker.apply([correction, box(60, 40)], 2)
+    late, timely = tracker.apply([correction], 2), calm.apply([correction], 2)
+    np.testing.assert_array_equal(late.mask_logits, timely.mask_logits)
+    assert [o.object_id for o in late.objects] == [1]

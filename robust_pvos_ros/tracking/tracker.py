@@ -305,7 +305,7 @@ class VideoTracker:
             raise PromptError(f'object {born_later[0]} did not exist on the frame of this prompt: give a later stamp')
         table = {p.object_id: past.rows[p.object_id].snapshot() for p in prompts if p.object_id}
         prompted = self._apply(prompts, past.frame, table)
-        past.rows.update({number: row.snapshot() for number, row in table.items()})
+        written = [(past.rows, _snapshots(table))]  # once nothing can fail any more
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:
             for one in self._track(later.frame, list(table.values())):
@@ -314,7 +314,9 @@ class VideoTracker:
                     one.entry.take_prompt(known, later.frame, clear_recent=self.config.clear_memory_on_refine)
                 else:
                     self._commit(one, later.frame)
-            later.rows.update({number: row.snapshot() for number, row in table.items()})
+            written.append((later.rows, _snapshots(table)))
+        for rows, snapshots in written:
+            rows.update(snapshots)
         given = {number: prompt.label for number, prompt in zip(prompted, prompts, strict=True) if prompt.label}
         for number, row in table.items():
             if number in self._table:
@@ -426,3 +428,7 @@ class VideoTracker:
         if self.model.device.type == 'cuda':
             torch.cuda.synchronize(self.model.device)
         self.timings[stage] += (time.perf_counter() - start) * 1e3
+
+
+def _snapshots(table: Mapping[int, ObjectRow]) -> dict[int, ObjectRow]:
+    return {number: row.snapshot() for number, row in table.items()}
