@@ -72,6 +72,7 @@ class VideoTracker:
         self._table: dict[int, ObjectRow] = {}
         self._frame: StreamFrame | None = None
         self._next_index = 0
+        self._served = 0
         self._history = FrameHistory(self.config.history_frames)
         self.last_result: FrameResult | None = None
         self.timings: dict[str, float] = {}
@@ -109,13 +110,15 @@ class VideoTracker:
             with self._timed('encode'):
                 features = self.model.encode(rgb)
         frame = StreamFrame(stamp, self._next_index, height, width, features)
-        tracked = self._track(frame, self._due())
+        due = self._due()
+        tracked = self._track(frame, due)
         if self._frame is not None:
             self._history.push(self._frame, self._table)
         self._frame = frame
         self._next_index += 1
         for one in tracked:
             self._commit(one, frame)
+        self._served = due[-1].object_id if due else 0
         return self._finish(self._apply_now(prompts, frame))
 
     def apply(self, prompts: Sequence[Prompt], stamp: int | None = None) -> FrameResult:
@@ -233,24 +236,26 @@ class VideoTracker:
 
         Past frames are not in it: a prompt for one of them is refused after :meth:`restore`.
         """
-        return {'next_index': self._next_index, 'objects': [pack_row(row) for row in self._table.values()]}
+        objects = [pack_row(row) for row in self._table.values()]
+        return {'next_index': self._next_index, 'served': self._served, 'objects': objects}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
         self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
+        self._served = int(state['served'])
         self._history.clear()
         self._table = {row.object_id: row for row in map(unpack_row, state['objects'])}
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
     def _due(self) -> list[ObjectRow]:
-        """The objects whose turn it is: all, or those whose masks are the oldest."""
+        """The objects whose turn it is: all, or as many as the budget allows after the one that was served last."""
         rows = list(self._table.values())
         budget = self.config.object_budget
         if not budget or len(rows) <= budget:
             return rows
-        chosen = sorted(rows, key=lambda row: row.mask_index)[:budget]
-        return sorted(chosen, key=lambda row: row.object_id)
+        start = next((place for place, row in enumerate(rows) if row.object_id > self._served), 0)
+        return [rows[(start + place) % len(rows)] for place in range(budget)]
 
     def _track(self, frame: StreamFrame, entries: Sequence[ObjectRow]) -> list[_Tracked]:
         tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
