@@ -15,7 +15,7 @@ from robust_pvos_ros.diagnostics import resident_megabytes
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 
-SMALL = 64  # pixels that the network sees: the model is loaded on every round
+SMALL = 128  # pixels that the network sees: the model is loaded on every round
 SETTLED = 3  # rounds after which caches and pools are full
 GROWTH_MB = 40.0  # of the allocator; a leaked model alone would take 25 MB a round
 

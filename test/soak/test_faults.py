@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 @pytest.fixture(scope='module')
 def harness():
     cameras = {'cameras': ['camera', 'rear'], 'rear__transport': 'compressed'}
-    harness = Harness(threads=1, image_size=96, silence_timeout=0.5, **cameras)
+    harness = Harness(threads=1, image_size=128, silence_timeout=0.5, **cameras)
     harness.wait_active()
     harness.compressed = harness.talk(CompressedImage, 'rear/image_raw/compressed')
     yield harness
