@@ -100,7 +100,8 @@ def prompt_from_message(message: Any) -> Prompt:
             f'a prompt takes at most {MAX_POINTS} points, got {len(message.points)} points and '
             f'{len(message.point_labels)} labels'
         )
-    points = np.array([(point.x, point.y) for point in message.points], np.float32).reshape(-1, 2)
+    with np.errstate(over='ignore'):  # what is too large becomes infinite, and is refused as that
+        points = np.array([(point.x, point.y) for point in message.points], np.float32).reshape(-1, 2)
     if not np.isfinite(points).all():
         x, y = points[~np.isfinite(points).all(1)][0]
         raise PromptError(f'point ({x}, {y}) is not finite: x and y must be pixels of the camera image')
