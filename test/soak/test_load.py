@@ -37,7 +37,7 @@ RATE, SIZE = 30.0, (640, 480)
 OBJECTS = {'left': 3, 'middle': 3, 'right': 2}
 FATES = ('processed', 'dropped', 'malformed', 'failed')
 GROWTH_MB = 25.0
-SETTLE = 5.0  # seconds after the last prompt before latencies count
+WARM = 40  # outputs of each camera after which histories and memories are full
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * SECONDS + 400)]
 
@@ -154,14 +154,16 @@ def test_load(observer, node_process, tmp_path):
     cameras = run_cameras(stamps_file)
     try:
         assert prompt_all(observer) == 8
-        steady = time.monotonic() + SETTLE
-        memory = []
+        steady, memory = 0.0, []
         process = psutil.Process(node_process.pid)
         while cameras.poll() is None:
+            if not steady and all(len(seen.stamps) > WARM for seen in observer.seen.values()):
+                steady = time.monotonic()
             memory.append((time.monotonic(), process.memory_info().rss / 2**20))
             assert node_process.poll() is None, 'the node ended'
             time.sleep(0.5)
         assert cameras.returncode == 0
+        assert steady, f'no more than {WARM} frames of some camera in {SECONDS:.0f} s: raise SOAK_SECONDS'
     finally:
         cameras.kill()
         cameras.wait()
