@@ -48,7 +48,7 @@ DETECTIONS = Topic(
     '~/NAME/detections',
     'out',
     'vision_msgs/Detection2DArray',
-    'visible objects, `id` = object ID; only where vision_msgs is installed',
+    'objects that are TRACKING, `id` = object ID; only where vision_msgs is installed',
 )
 PROMPT = Topic(
     '~/prompt',

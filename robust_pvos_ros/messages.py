@@ -36,7 +36,7 @@ from robust_pvos_ros.message_core import (
     nanoseconds,
     prompt_from_message,
 )
-from robust_pvos_ros.tracking.types import FrameResult, Prompt, TrackedObject
+from robust_pvos_ros.tracking.types import FrameResult, ObjectState, Prompt, TrackedObject
 
 try:
     import vision_msgs.msg as vision_msgs
@@ -108,14 +108,14 @@ def overlay_message(bgr: np.ndarray, header: Header) -> Image:
 
 
 def detections_message(objects: tuple[TrackedObject, ...], header: Header) -> Any:
-    """``~/NAME/detections``: ``vision_msgs/Detection2DArray`` of the visible objects, ``id`` = object ID.
+    """``~/NAME/detections``: ``vision_msgs/Detection2DArray`` of the objects that are TRACKING, ``id`` = object ID.
 
     The box's centre is in pixels with the centre of the top-left pixel at (0, 0); ``class_id`` is the label.  Needs
     ``vision_msgs``.
     """
     message = vision_msgs.Detection2DArray(header=header)
     for tracked in objects:
-        if not tracked.area_px:
+        if tracked.state != ObjectState.TRACKING:
             continue
         x0, y0, x1, y1 = tracked.box
         detection = vision_msgs.Detection2D(header=header, id=str(tracked.object_id))

@@ -263,9 +263,10 @@ class Camera:
             return
         before, after = seconds_text(newest), seconds_text(stamp)
         if stamp > newest:
-            self.statistics.count('forward_jumps')
-            text = f'{self.name}: image time jumped forward from {before} to {after}; objects kept'
-            self._node.get_logger().warning(text)
+            jumps = self.statistics.count('forward_jumps')
+            if _is_round(jumps):  # a camera may be that slow
+                text = f'{self.name}: image time jumped forward from {before} to {after}; objects kept'
+                self._node.get_logger().warning(f'{text} ({jumps} forward_jumps so far)')
             return
         self.statistics.count('time_jumps')
         text = f'{self.name}: image time jumped back from {before} to {after}'

@@ -144,10 +144,14 @@ def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Out
         except PromptError as error:
             yield Outcome(prompt.label, False, 0, str(error))
             continue
-        taken = any(same_thing(prompt, other, camera.policies.association_iou) for other in accepted)
-        if match.verdict is Verdict.KNOWN or taken:
-            what = f'object {match.object_id}' if match.object_id else 'another of these prompts'
-            text = f'{what} shows this already (overlap {match.overlap:.2f}): nothing was changed'
+        if match.verdict is Verdict.KNOWN:
+            text = f'object {match.object_id} shows this already (overlap {match.overlap:.2f}): nothing was changed'
+            yield Outcome(prompt.label, False, match.object_id, text, known=True)
+        elif any(
+            same_thing(prompt, other, camera.policies.association_iou) or 0 < match.object_id == other.object_id
+            for other in accepted
+        ):
+            text = 'another prompt of the same message shows this already: nothing was changed'
             yield Outcome(prompt.label, False, match.object_id, text, known=True)
         else:
             accepted.append(replace(prompt, object_id=match.object_id))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from robust_pvos_ros.export.choose import GuardedEncoder
+from robust_pvos_ros.export.choose import OUT_OF_MEMORY, GuardedEncoder
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import ModelError
@@ -52,7 +52,7 @@ class MemoryRelief:
         while True:
             try:
                 return action()
-            except torch.OutOfMemoryError as error:
+            except OUT_OF_MEMORY as error:
                 problem = str(error).split('\n')[0]
             # here, and not in the handler, where the error still holds on to what the failed call had allocated
             self._relieve(problem)
@@ -77,7 +77,7 @@ class MemoryRelief:
         """Whether a step changed anything; one that itself finds no memory did not."""
         try:
             return step()
-        except torch.OutOfMemoryError:
+        except OUT_OF_MEMORY:
             return False
 
     def _drop_history(self) -> bool:

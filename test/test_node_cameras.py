@@ -37,7 +37,6 @@ class Rig(Harness):
         self.seen = {name: self.listen(TrackedObjects, f'{name}/objects', depth=100) for name in ('front', 'rear')}
         self.front = self.talk(Image, 'front/image_raw')
         self.rear = self.talk(CompressedImage, 'back/image/compressed')
-        self.wait_active()
 
     def at(self, camera: str, nanoseconds: int) -> list[TrackedObjects]:
         return [message for message in list(self.seen[camera]) if message.header.stamp == stamp(nanoseconds)]
@@ -55,8 +54,11 @@ class Rig(Harness):
 @pytest.fixture(scope='module', params=['true', 'false'])
 def rig(request):
     rig = Rig(batch_cameras=request.param, max_objects=3)
-    yield rig
-    rig.close()
+    try:
+        rig.wait_active()
+        yield rig
+    finally:
+        rig.close()
 
 
 def test_each_camera_has_its_own_objects_under_ids_of_the_node(rig):
@@ -222,6 +224,7 @@ def test_a_jump_forward_is_counted_and_costs_no_object(rig):
 def test_want_of_gpu_memory_costs_no_frame_and_is_told():
     rig = Rig(history_frames=5)
     try:
+        rig.wait_active()
         rig.both()
         tracker = rig.node.cameras['front'].tracker
         step, failures = tracker.step, []

@@ -41,9 +41,11 @@ def held(harness: Harness) -> dict[str, int]:
 def harness():
     cameras = {'cameras': ['camera', 'rear'], 'rear__transport': 'compressed'}
     harness = Harness(threads=1, image_size=SMALL, **cameras)
-    harness.wait_active()
-    yield harness
-    harness.close()
+    try:
+        harness.wait_active()
+        yield harness
+    finally:
+        harness.close()
 
 
 def round_trip(harness: Harness) -> None:

@@ -18,9 +18,11 @@ def harness():
     harness = Harness(threads=1, max_objects=3)
     harness.decisions = harness.listen(Decision, 'decisions', depth=100)
     harness.send = harness.talk(Prompt, 'robust_pvos/prompt')
-    harness.wait_active()
-    yield harness
-    harness.close()
+    try:
+        harness.wait_active()
+        yield harness
+    finally:
+        harness.close()
 
 
 @pytest.fixture(autouse=True)

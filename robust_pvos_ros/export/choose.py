@@ -22,6 +22,8 @@ from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.types import ModelConfig, ModelError, PvosError
 
 ENCODERS = ('auto', 'torch', 'onnx', 'tensorrt')
+OUT_OF_MEMORY: type[RuntimeError] = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
+"""What torch raises when a GPU is full; before 2.5 it had another name."""
 Note = Callable[[str], None]
 
 
@@ -74,7 +76,7 @@ class GuardedEncoder:
         if not self.failure:
             try:
                 return self._encoder(image)
-            except torch.OutOfMemoryError:
+            except OUT_OF_MEMORY:
                 raise  # that is no fault of the encoder
             except (ModelError, RuntimeError) as error:
                 self.give_up(f'the encoder {self._encoder.name} failed and torch goes on: {error}')

@@ -44,10 +44,11 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 def harness():
     cameras = {'cameras': ['camera', 'rear'], 'rear__transport': 'compressed'}
     harness = Harness(threads=1, image_size=128, silence_timeout=0.5, **cameras)
-    harness.wait_active()
-    harness.compressed = harness.talk(CompressedImage, 'rear/image_raw/compressed')
-    yield harness
-    harness.close()
+    try:
+        harness.wait_active()
+        yield harness
+    finally:
+        harness.close()
 
 
 @pytest.fixture(autouse=True)
