@@ -37,7 +37,7 @@ from robust_pvos_ros.worker import FrameQueue, Worker
 
 if TYPE_CHECKING:  # torch loads in `configure`, so that the node answers from its first second
     from robust_pvos_ros.relief import MemoryRelief
-    from robust_pvos_ros.tracking.association import Match
+    from robust_pvos_ros.tracking.association import Scene
     from robust_pvos_ros.tracking.encoder import EncoderOutput
     from robust_pvos_ros.tracking.tracker import VideoTracker
 
@@ -329,12 +329,10 @@ class Camera:
         self.publish(result)
         return [result.objects[result.index_of[object_id]] for object_id in result.prompted]
 
-    def match(self, prompt: Prompt, stamp: int) -> Match:
-        """Which object a prompt for a new one shows already; arguments and errors as :meth:`apply`."""
+    def scene(self, stamp: int) -> Scene:
+        """The objects on the frame that a prompt was drawn on; argument and errors as :meth:`apply`."""
         self._prompt_header(stamp)
-        return self._relief.run(
-            lambda: self.tracker.match(prompt, self.policies.association_iou, stamp or None)
-        )
+        return self.tracker.scene(stamp or None)
 
     def _prompt_header(self, stamp: int) -> Header:
         """Header of the frame that a prompt was drawn on."""

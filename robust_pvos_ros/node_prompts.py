@@ -18,6 +18,7 @@ from robust_pvos_interfaces.msg import Prompt as PromptMsg
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
+from robust_pvos_ros.tracking.association import Verdict, same_thing
 from robust_pvos_ros.tracking.types import Prompt, PromptError, PvosError
 
 if TYPE_CHECKING:
@@ -131,16 +132,19 @@ def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Out
 
     Yields:
         one outcome for each prompt, refusals and known objects first.
-    """
-    from robust_pvos_ros.tracking.association import Verdict, same_thing
 
+    Raises:
+        PromptError: if there is no such frame.
+    """
+    threshold = camera.policies.association_iou
     accepted: list[Prompt] = []
+    scene = camera.scene(stamp)
     for prompt in prompts:
         if prompt.object_id:
             accepted.append(prompt)
             continue
         try:
-            match = camera.match(prompt, stamp)
+            match = scene.match(prompt, threshold)
         except PromptError as error:
             yield Outcome(prompt.label, False, 0, str(error))
             continue
@@ -148,7 +152,7 @@ def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Out
             text = f'object {match.object_id} shows this already (overlap {match.overlap:.2f}): nothing was changed'
             yield Outcome(prompt.label, False, match.object_id, text, known=True)
         elif any(
-            same_thing(prompt, other, camera.policies.association_iou) or 0 < match.object_id == other.object_id
+            same_thing(prompt, other, threshold) or 0 < match.object_id == other.object_id
             for other in accepted
         ):
             text = 'another prompt of the same message shows this already: nothing was changed'

@@ -125,14 +125,14 @@ def tracker() -> VideoTracker:
 
 def test_a_late_detection_is_matched_on_its_own_frame(tracker: VideoTracker) -> None:
     then, now = [24.0, 20, 65, 61], [48.0, 20, 89, 61]
-    assert tracker.match(Prompt(box=then), 0.6, 101).verdict is Verdict.KNOWN
-    assert tracker.match(Prompt(box=now), 0.6, 101).verdict is Verdict.START
-    assert tracker.match(Prompt(box=now), 0.6).verdict is Verdict.KNOWN
-    assert tracker.match(Prompt(box=then), 0.6, 107).verdict is Verdict.START
+    assert tracker.scene(101).match(Prompt(box=then), 0.6).verdict is Verdict.KNOWN
+    assert tracker.scene(101).match(Prompt(box=now), 0.6).verdict is Verdict.START
+    assert tracker.scene().match(Prompt(box=now), 0.6).verdict is Verdict.KNOWN
+    assert tracker.scene(107).match(Prompt(box=then), 0.6).verdict is Verdict.START
     with pytest.raises(PromptError, match='is newer'):
-        tracker.match(Prompt(box=now), 0.6, 999)
+        tracker.scene(999).match(Prompt(box=now), 0.6)
     with pytest.raises(PromptError, match='must have positive size'):
-        tracker.match(Prompt(box=[0, 0, 200, 10]), 0.6)
+        tracker.scene().match(Prompt(box=[0, 0, 200, 10]), 0.6)
 
 
 def test_a_lost_object_is_matched_where_it_was_last_seen(tracker: VideoTracker) -> None:
@@ -143,7 +143,7 @@ def test_a_lost_object_is_matched_where_it_was_last_seen(tracker: VideoTracker) 
         bias.data.fill_(-50.0)
         result = tracker.step(draw(7), 108)
         assert result.objects[0].state == ObjectState.OCCLUDED
-        match = tracker.match(Prompt(box=[48, 20, 89, 61]), 0.6)
+        match = tracker.scene().match(Prompt(box=[48, 20, 89, 61]), 0.6)
         assert (match.verdict, match.object_id) == (Verdict.RESEED, 1)
     finally:
         bias.data.copy_(before)

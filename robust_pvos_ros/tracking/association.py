@@ -29,6 +29,22 @@ class Match(NamedTuple):
     overlap: float = 0.0
 
 
+class Scene(NamedTuple):
+    """The objects on one frame, and where those that are not TRACKING there were last seen, in pixels of that frame."""
+
+    result: FrameResult
+    last_boxes: Mapping[int, Box]
+
+    def match(self, prompt: Prompt, threshold: float) -> Match:
+        """Which object a prompt for a new one shows; see :func:`associate`.
+
+        Raises:
+            PromptError: if the prompt does not fit the frame.
+        """
+        prompt.check_against(self.result.height, self.result.width)
+        return associate(prompt, self.result, self.last_boxes, threshold)
+
+
 def box_iou(a: Box, b: Box) -> float:
     """IoU of two boxes (x0, y0, x1, y1); 0 where one is empty."""
     width = min(a[2], b[2]) - max(a[0], b[0])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_pvos_ros.tracking.association import Match, associate
+from robust_pvos_ros.tracking.association import Scene
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
 from robust_pvos_ros.tracking.inputs import check_rgb, model_mask, model_points
@@ -146,26 +146,22 @@ class VideoTracker:
             return self._finish(self._apply_now(prompts, frame))
         return self._finish(self._apply_late(prompts, past, newest))
 
-    def match(self, prompt: Prompt, threshold: float, stamp: int | None = None) -> Match:
-        """Whether a prompt for a new object shows one of the table; see :func:`associate`.
+    def scene(self, stamp: int | None = None) -> Scene:
+        """The objects of the table on a frame that can be prompted, for matching detections with them.
 
         Args:
-            prompt: for a new object.
-            threshold: least overlap in [0, 1] of one and the same object.
-            stamp: of the frame it was drawn on, as in :meth:`apply`.
+            stamp: of the frame, as in :meth:`apply`.
 
         Raises:
-            PromptError: if there is no such frame or the prompt does not fit it.
+            PromptError: if there is no such frame.
         """
         newest, past = self._find(stamp)
         frame = newest if past is None else past.frame
-        prompt.check_against(frame.height, frame.width)
         rows = self._table if past is None else {n: past.rows.get(n, row) for n, row in self._table.items()}
         result = self.last_result
         if past is not None or result is None:
             result = self._build_result(rows, frame)
-        boxes = {number: row.last_box_in(frame) for number, row in rows.items()}
-        return associate(prompt, result, boxes, threshold)
+        return Scene(result, {number: row.last_box_in(frame) for number, row in rows.items()})
 
     # ------------------------------------------------------------------------------------------------ the object table
 
