@@ -136,6 +136,8 @@ def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Out
     Raises:
         PromptError: if there is no such frame.
     """
+    if not prompts:
+        return
     threshold = camera.policies.association_iou
     accepted: list[Prompt] = []
     scene = camera.scene(stamp)
