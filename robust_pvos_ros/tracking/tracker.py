@@ -238,7 +238,7 @@ class VideoTracker:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
         self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
-        self._served = int(state['served'])
+        self._served = int(state.get('served', 0))
         self._history.clear()
         self._table = {row.object_id: row for row in map(unpack_row, state['objects'])}
 
