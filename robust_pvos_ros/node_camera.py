@@ -205,7 +205,7 @@ class Camera:
             else:
                 check_image(message)
         except FrameError as error:
-            self.report('malformed', f'image dropped: {error}')
+            self._lose(error)
             return
         if not self._worker.offer(self.queue, message):
             dropped = self.statistics.count('dropped')
@@ -225,8 +225,8 @@ class Camera:
         start = time.perf_counter()
         try:
             rgb = compressed_to_rgb(message) if self._compressed else image_to_rgb(message)
-        except FrameError as error:
-            self.report('malformed', f'image dropped: {error}')
+        except Exception as error:
+            self._lose(error)
             return None
         return IncomingFrame(message.header, rgb, start, time.perf_counter())
 
@@ -237,16 +237,12 @@ class Camera:
             self._follow_time(stamp)
             self._note_size(frame.rgb)
             result = self._relief.run(lambda: self.tracker.step(frame.rgb, stamp, (), frame.features))
-        except FrameError as error:
-            self.report('malformed', f'image dropped: {error}')
-            return
+            self._rgb, self._header = frame.rgb, frame.header
+            stepped = time.perf_counter()
+            self.publish(result)
         except Exception as error:
-            problem = f'frame lost to an unexpected {type(error).__name__}: {error}'
-            self.report('failed', problem, traceback.format_exc())
+            self._lose(error)
             return
-        self._rgb, self._header = frame.rgb, frame.header
-        stepped = time.perf_counter()
-        self.publish(result)
         end = time.perf_counter()
         timings = dict(self.tracker.timings)
         timings['encode'] += frame.encode_ms
@@ -256,6 +252,14 @@ class Camera:
         )  # fmt: skip
         timings['image_age'] = (self._node.get_clock().now().nanoseconds - stamp) / 1e6
         self.statistics.frame(timings)
+
+    def _lose(self, error: Exception) -> None:
+        """Count and report a frame that an exception, the one being handled, has cost."""
+        if isinstance(error, FrameError):
+            self._report('malformed', f'image dropped: {error}')
+        else:
+            problem = f'frame lost to an unexpected {type(error).__name__}: {error}'
+            self._report('failed', problem, traceback.format_exc())
 
     def _follow_time(self, stamp: int) -> None:
         newest = self.newest_stamp
@@ -284,7 +288,7 @@ class Camera:
                 f'{self.name}: images changed from {before[1]}x{before[0]} to {after[1]}x{after[0]} pixels'
             )
 
-    def report(self, counter: str, problem: str, details: str = '') -> None:
+    def _report(self, counter: str, problem: str, details: str = '') -> None:
         """Count a fault, and log it if it is another one than before or has come 1, 10, 100, ... times."""
         count = self.statistics.count(counter)
         if problem != self.last_problem or _is_round(count):
