@@ -30,6 +30,7 @@ from robust_pvos_ros.tracking.types import (
     FrameResult,
     Prompt,
     PromptError,
+    PvosError,
     TrackedObject,
     seconds_text,
 )
@@ -257,6 +258,8 @@ class Camera:
         """Count and report a frame that an exception, the one being handled, has cost."""
         if isinstance(error, FrameError):
             self._report('malformed', f'image dropped: {error}')
+        elif isinstance(error, PvosError):
+            self._report('failed', f'frame lost: {error}')
         else:
             problem = f'frame lost to an unexpected {type(error).__name__}: {error}'
             self._report('failed', problem, traceback.format_exc())
