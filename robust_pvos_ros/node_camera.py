@@ -120,6 +120,7 @@ class Camera:
         self._compressed = config.transport == 'compressed'
         depth = policies.queue_depth if self._every else 1
         self.queue: FrameQueue[Any] = FrameQueue(depth, self._handle)
+        self._active = False
         self._subscriptions: list[Subscription] = []
         self._header: Header | None = None
         self._rgb: np.ndarray | None = None
@@ -130,6 +131,7 @@ class Camera:
 
     def activate(self) -> None:
         """Subscribe to the images, and to detections where asked for."""
+        self._active = True
         self._worker.attach(self.queue)
         self.statistics.begin()
         depth = self.policies.queue_depth if self._every else LIVE_DEPTH
@@ -150,12 +152,14 @@ class Camera:
 
     def deactivate(self) -> None:
         """Stop reading images; objects and the newest frame stay."""
-        if self._subscriptions:
-            for subscription in self._subscriptions:
-                self._node.destroy_subscription(subscription)
-            self._subscriptions = []
-            self.statistics.count('dropped', self._worker.detach(self.queue))
-            self._silence = 0
+        if not self._active:
+            return
+        self._active = False
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        self.statistics.count('dropped', self._worker.detach(self.queue))
+        self._silence = 0
 
     def destroy(self) -> None:
         """Give everything back that the node owns."""
@@ -181,7 +185,7 @@ class Camera:
 
     def silence_level(self) -> int:
         """0 while images arrive, 1 after ``silence_timeout``, 2 after three times as long; a change is logged."""
-        if not self._subscriptions:
+        if not self._active:
             return 0
         quiet = self.statistics.silent_for()
         level = int(quiet > self.policies.silence_timeout) + int(quiet > SILENCE_ERROR * self.policies.silence_timeout)
@@ -210,7 +214,7 @@ class Camera:
             return
         if not self._worker.offer(self.queue, message):
             dropped = self.statistics.count('dropped')
-            if self._every and self._subscriptions and _is_round(dropped):
+            if self._every and self._active and _is_round(dropped):
                 self._node.get_logger().error(
                     f'{self.name}: {dropped} frames lost although overload_policy is every: the player must keep fewer '
                     f'than queue_depth = {self.policies.queue_depth} frames unacknowledged'
