@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
 from benchmarks.provenance import describe_run
-from robust_pvos_ros.tracking.model import load_model
+from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.types import ModelConfig
 
 
@@ -27,6 +28,12 @@ def median_ms(action: Callable[[], object], rounds: int, device: torch.device) -
             torch.cuda.synchronize(device)
         times.append((time.perf_counter() - start) * 1e3)
     return float(np.median(times[2:]))
+
+
+def encode_alone(model: Sam2Model, pictures: list[np.ndarray]) -> None:
+    """One picture after the other."""
+    for rgb in pictures:
+        model.encode(rgb)
 
 
 def main() -> None:
@@ -53,8 +60,8 @@ def main() -> None:
     random = np.random.default_rng(0)
     for count in args.cameras:
         pictures = list(random.integers(0, 256, (count, args.size[1], args.size[0], 3), dtype=np.uint8))
-        alone = median_ms(lambda pictures=pictures: [model.encode(p) for p in pictures], args.rounds, model.device)
-        batch = median_ms(lambda pictures=pictures: model.encode_batch(pictures), args.rounds, model.device)
+        alone = median_ms(partial(encode_alone, model, pictures), args.rounds, model.device)
+        batch = median_ms(partial(model.encode_batch, pictures), args.rounds, model.device)
         print(f'{count:>8} {alone:>11.1f} {batch:>10.1f} {alone / batch:>6.2f}')
 
 

@@ -88,7 +88,7 @@ def cross(seed: int, seconds: float = 4.0) -> Clip:
     rng = np.random.default_rng([seed, 0])
     ground, radius = cloth(rng, HEIGHT, WIDTH), int(rng.integers(26, 40))
     shape = blob(rng, radius)
-    look = cloth(rng, *shape.shape, cells=(3, 6))
+    look = cloth(rng, len(shape), len(shape), cells=(3, 6))
     height, sway = rng.uniform(0.4, 0.6) * HEIGHT, rng.uniform(0, 12, 2)
     frames, truth = [], []
     count = round(seconds * RATE)
@@ -108,7 +108,7 @@ def hide(seed: int, seconds: float = 2.0) -> Clip:
     rng = np.random.default_rng([seed, 1])
     ground, radius = cloth(rng, HEIGHT, WIDTH), int(rng.integers(22, 32))
     shape = blob(rng, radius)
-    look, wall = cloth(rng, *shape.shape, cells=(3, 6)), cloth(rng, HEIGHT, WIDTH, cells=(2, 30))
+    look, wall = cloth(rng, len(shape), len(shape), cells=(3, 6)), cloth(rng, HEIGHT, WIDTH, cells=(2, 30))
     thickness = 2 * radius + 40
     left, right = (WIDTH - thickness) // 2, (WIDTH + thickness) // 2
     height, speed = rng.uniform(0.35, 0.65) * HEIGHT, 4.0  # pixels a frame

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,8 @@ class Observer:
         self.newest: dict[str, TrackedObjects] = {}
         for name in OBJECTS:
             self.node.create_subscription(
-                TrackedObjects, f'robust_pvos/{name}/objects', lambda m, name=name: self._objects(name, m),
-                QoSProfile(depth=1000),
-            )  # fmt: skip
+                TrackedObjects, f'robust_pvos/{name}/objects', partial(self._objects, name), QoSProfile(depth=1000)
+            )
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 10)
         self._add = self.node.create_client(AddObject, 'robust_pvos/add_object')
         self._spinning = Spinning(self.node, self.context)
