@@ -227,6 +227,14 @@ def _cpu_multiplies_bfloat16() -> bool:
     return probe is not None and bool(probe())
 
 
+def set_threads(threads: int) -> None:
+    """Threads of torch, in the whole process; 0 takes all cores but one.
+
+    A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
+    """
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
+
+
 def load_model(config: ModelConfig) -> Sam2Model:
     """Build a model, load its weights and its adapter, and move it to its device.
 
@@ -243,8 +251,7 @@ def load_model(config: ModelConfig) -> Sam2Model:
     if config.threads < 0:
         raise ModelError(f'threads must be 0 (automatic) or positive, got {config.threads}')
     if config.threads or device.type == 'cpu':
-        # A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
-        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
+        set_threads(config.threads)
     sam = build_sam(config.model, config.checkpoint, config.image_size)
     adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
     sam = sam.to(device).eval().requires_grad_(False)
