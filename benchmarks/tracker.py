@@ -4,7 +4,7 @@
 
 Both run frame by frame in turns; the figure that counts is the ratio of the medians in one row.  The image encoder is
 included, reading and resizing images is not; the first frames, on which the memory is still filling, are left out.  On
-a GPU the official predictor also runs compiled (``vos_optimized``).  ``--out`` gets ``tracker.csv`` and ``tracker.png``.
+a GPU the official predictor also runs compiled (``vos_optimized``).  ``--out`` gets ``tracker.csv`` and a plot.
 """
 
 from __future__ import annotations
