@@ -19,7 +19,7 @@ from rosgraph_msgs.msg import Clock
 from robust_pvos_ros import interface
 from robust_pvos_ros.bags.definitions import IMAGE, BagError, interface_typestore, message_types, serialise
 from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, CameraTopic, find_cameras
-from robust_pvos_ros.bags.prompts import FrameKey, PlannedPrompts, prompts_from_file, recorded_prompts
+from robust_pvos_ros.bags.prompts import FrameKey, PlannedPrompts, Request, prompts_from_file, recorded_prompts
 from robust_pvos_ros.bags.reader import BagReader, RawEntry, picture_of
 from robust_pvos_ros.bags.writer import header_stamp, with_stamp
 from robust_pvos_ros.corruption.corruption import ClipCorruption, parse_corruptions
@@ -249,9 +249,18 @@ class Player(StoppableNode):
             begun = time.monotonic()
             answered = self._answered(played)
             for request in due:
-                reply = self._prompter.ask(request, played.camera.name, stamp if answered else 0)
-                self.get_logger().info(f'{played.camera.name}, frame {key.index}: {reply}')
+                self._repeat(self._prompter, request, played, stamp if answered else 0)
             self._pace.hold(time.monotonic() - begun)
+
+    def _repeat(self, prompter: Prompter, request: Request, played: PlayedCamera, stamp: int) -> None:
+        where = f'{played.camera.name}, frame {played.frames - 1}'
+        try:
+            self.get_logger().info(f'{where}: {prompter.ask(request, played.camera.name, stamp)}')
+        except BagError as error:
+            if self._options.window:
+                raise
+            # A node that drops frames need not end up where it did in the drive.
+            self.get_logger().warning(f'{where}: {error}')
 
     def _answered(self, played: PlayedCamera) -> bool:
         """Wait until the node has done every frame that it got; without a window it may have dropped the last."""
