@@ -225,8 +225,14 @@ def test_the_interface_tables_name_what_the_node_really_has(harness):
     harness.frame()
     object_id = harness.call('add_object', prompt=mask_prompt()).object_id
     name, namespace = 'robust_pvos', '/'
+
+    def subscriptions():
+        # a node of the same name that was killed stays in the graph for some seconds
+        found = dict(harness.node.get_subscriber_names_and_types_by_node(name, namespace))
+        return found if '/camera/image_raw' in found else None
+
+    subscribed = wait_until(subscriptions, 'the graph to show the subscriptions', 40)
     published = dict(harness.node.get_publisher_names_and_types_by_node(name, namespace))
-    subscribed = dict(harness.node.get_subscriber_names_and_types_by_node(name, namespace))
     served = dict(harness.node.get_service_names_and_types_by_node(name, namespace))
     for topic in interface.TOPICS:
         if topic is interface.DETECTIONS and node_camera.messages.vision_msgs is None:
