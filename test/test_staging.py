@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from robust_pvos_ros.tracking import staging
 from robust_pvos_ros.tracking.staging import (
     BUFFERS,
     IMAGE_MEAN,
@@ -19,6 +20,7 @@ from robust_pvos_ros.tracking.staging import (
     GpuStager,
     HostBuffer,
     MappedAllocator,
+    MappingError,
     make_stager,
     page_locked,
     squash,
@@ -102,8 +104,11 @@ class FakeDriver:
     host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
     device_attribute = SimpleNamespace(CAN_MAP_HOST_MEMORY='map')
 
+    class Error(Exception):
+        """What pycuda raises is no RuntimeError."""
+
     def __init__(self, maps: bool) -> None:
-        self.depth, self.maps = 0, maps
+        self.depth, self.maps, self.fault = 0, maps, ''
         self.flags: list[int] = []
 
     def init(self) -> None:
@@ -119,6 +124,8 @@ class FakeDriver:
 
     def pagelocked_empty(self, shape: tuple[int, ...], dtype: type, mem_flags: int) -> np.ndarray:
         assert self.depth == 1
+        if self.fault:
+            raise self.Error(self.fault)
         self.flags.append(mem_flags)
 
         class Mapped(np.ndarray):
@@ -149,17 +156,29 @@ def test_mapped_memory_is_made_inside_the_primary_context(
 
     monkeypatch.setattr(torch, 'as_tensor', as_tensor)
     buffer = MappedAllocator(CPU)((4, 5, 3))
-    assert driver.depth == 0 and driver.flags == [driver.host_alloc_flags.DEVICEMAP]
-    assert seen[0]['shape'] == (4, 5, 3) and seen[0]['typestr'] == '|u1'
-    assert seen[0]['data'][0] == buffer.owner.ctypes.data
+    assert driver.depth == 0 and driver.flags == 2 * [driver.host_alloc_flags.DEVICEMAP]
+    assert seen[-1]['shape'] == (4, 5, 3) and seen[-1]['typestr'] == '|u1'
+    assert seen[-1]['data'][0] == buffer.owner.ctypes.data
     buffer.array[:] = 7
     assert buffer.owner.max() == 7
 
 
 def test_a_gpu_that_cannot_map_memory_is_refused(driver: FakeDriver) -> None:
     driver.maps = False
-    with pytest.raises(RuntimeError, match='cannot map'):
+    with pytest.raises(MappingError, match='cannot map'):
         MappedAllocator(CPU)
+    driver.maps, driver.fault = True, 'cuMemHostAlloc failed: out of memory'
+    with pytest.raises(MappingError, match='out of memory'):
+        MappedAllocator(CPU)
+    assert driver.depth == 0
+
+
+def test_without_mapped_memory_a_copy_is_made_and_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, '_is_integrated', lambda device: True)
+    monkeypatch.setattr(staging, '_constants', lambda device: (torch.ones(1), torch.ones(1)))
+    monkeypatch.setitem(sys.modules, 'pycuda.driver', None)
+    name = make_stager(torch.device('cuda'), 64).name
+    assert name.startswith('page-locked, since') and 'pycuda' in name
 
 
 def test_a_cpu_gets_the_stager_of_the_host() -> None:

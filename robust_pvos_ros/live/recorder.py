@@ -57,7 +57,7 @@ class Selection:
         pictures: also record overlay and single masks.
     """
 
-    node: str = '/robust_pvos'
+    node: str = interface.NODE
     topics: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     pictures: bool = False

@@ -27,6 +27,7 @@ class Stager(Protocol):
     """Turns a camera image into the encoder's input."""
 
     name: str
+    """How images come to the device, for diagnostics."""
 
     def __call__(self, rgb: np.ndarray) -> Tensor:
         """uint8 (H, W, 3) RGB of any size -> float32 (1, 3, S, S), squashed to a square and normalised as in SAM 2."""
@@ -36,12 +37,12 @@ def make_stager(device: torch.device, size: int) -> Stager:
     """The stager for a device; ``size`` is S, pixels."""
     if device.type != 'cuda':
         return CpuStager(size)
-    if _is_integrated(device):
-        try:
-            return GpuStager(device, size, MappedAllocator(device), 'mapped')
-        except (ImportError, RuntimeError):
-            pass  # without pycuda a copy is made, which costs time and nothing else
-    return GpuStager(device, size, page_locked, 'page-locked')
+    if not _is_integrated(device):
+        return GpuStager(device, size, page_locked, 'page-locked')
+    try:
+        return GpuStager(device, size, MappedAllocator(device), 'mapped')
+    except MappingError as error:  # a copy is made, which costs time and nothing else
+        return GpuStager(device, size, page_locked, f'page-locked, since {error}')
 
 
 def _is_integrated(device: torch.device) -> bool:
@@ -105,23 +106,33 @@ def page_locked(shape: tuple[int, ...]) -> HostBuffer:
     return HostBuffer(tensor.numpy(), tensor)
 
 
+class MappingError(RuntimeError):
+    """Host memory cannot be mapped into the GPU's address space."""
+
+
 class MappedAllocator:
     """Page-locked memory that lies in the address space of an integrated GPU, by pycuda.
 
     Raises:
-        ImportError: if pycuda is not installed.
-        RuntimeError: if the GPU cannot map host memory.
+        MappingError: if pycuda is not installed, or the GPU does not map host memory when it is tried.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._driver = importlib.import_module('pycuda.driver')
+        try:
+            self._driver = importlib.import_module('pycuda.driver')
+        except ImportError as error:
+            raise MappingError(f'pycuda cannot be imported: {error}') from error
         torch.cuda.current_stream(device)  # torch's context exists then, and is the primary one
-        self._driver.init()
-        handle = self._driver.Device(device.index or 0)
-        if not handle.get_attribute(self._driver.device_attribute.CAN_MAP_HOST_MEMORY):
-            raise RuntimeError('the GPU cannot map host memory')
-        self._context = handle.retain_primary_context()
         self._device = device
+        try:
+            self._driver.init()
+            handle = self._driver.Device(device.index or 0)
+            if not handle.get_attribute(self._driver.device_attribute.CAN_MAP_HOST_MEMORY):
+                raise MappingError('the GPU cannot map host memory')
+            self._context = handle.retain_primary_context()
+            self((8, 8, 3))
+        except self._driver.Error as error:
+            raise MappingError(f'mapping host memory failed: {error}') from error
 
     def __call__(self, shape: tuple[int, ...]) -> HostBuffer:
         """See :data:`Allocate`."""
