@@ -2,7 +2,7 @@
 
     python -m benchmarks.bags [--size 640 480] [--frames 120] [--objects 1 4] [--out DIR]
 
-The tracker follows rendered street scenes; every frame goes into three bags in turns: as the recorder writes a drive
+The tracker follows a rendered street; then all frames go into a bag in three ways: as the recorder writes a drive
 (raw picture, label image and objects as they come off the wire), compressed and not, and as ``pvos_bag run`` writes it
 (JPEG, label image and objects, made there).  Flushing to the disk is included.  The figure that counts is the share of
 the frame time.
@@ -82,30 +82,34 @@ def write_frame(
     return time.thread_time() - start
 
 
-def measure(size: tuple[int, int], frames: int, objects: int) -> list[list[str]]:
-    """Rows of the table for one number of objects."""
+def follow(size: tuple[int, int], frames: int, objects: int) -> tuple[list[tuple[np.ndarray, FrameResult]], float]:
+    """Pictures with what the tracker made of them, and its median milliseconds a frame."""
     scene = StreetScene(*size)
     tracker = VideoTracker(load_model(ModelConfig()), TrackerConfig(max_objects=objects, history_frames=0))
-    times: dict[str, list[float]] = {'frame': [], **{name: [] for name in KINDS}}
-    with tempfile.TemporaryDirectory() as folder:
-        writers = {n: BagWriter(Path(folder) / str(i), compressed=c) for i, (n, (_, c)) in enumerate(KINDS.items())}
-        for index in range(frames + WARMUP):
-            rgb, truth = scene.frame(index / 15)
-            shown = [int(v) for v in np.unique(truth) if v][:objects]
-            start = time.perf_counter()
-            result = tracker.step(rgb, index, [Prompt(mask=truth == v) for v in shown] if index == 0 else ())
-            times['frame'].append(time.perf_counter() - start)
-            for name, (from_elsewhere, _) in KINDS.items():
-                times[name].append(write_frame(writers[name], index, rgb, result, from_elsewhere))
-        frame = float(np.median(times['frame'][WARMUP:])) * 1e3
-        rows = []
-        for name, writer in writers.items():
-            written = writer.growing_file.stat().st_size / len(times[name]) / 1e6
+    found, times = [], []
+    for index in range(frames + WARMUP):
+        rgb, truth = scene.frame(index / 15)
+        shown = [int(v) for v in np.unique(truth) if v][:objects]
+        start = time.perf_counter()
+        result = tracker.step(rgb, index, [Prompt(mask=truth == v) for v in shown] if index == 0 else ())
+        times.append(time.perf_counter() - start)
+        found.append((rgb, result))
+    return found, float(np.median(times[WARMUP:])) * 1e3
+
+
+def measure(size: tuple[int, int], frames: int, objects: int) -> list[list[str]]:
+    """Rows of the table for one number of objects."""
+    followed, frame = follow(size, frames, objects)
+    rows = []
+    for name, (from_elsewhere, compressed) in KINDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            writer = BagWriter(Path(folder) / 'bag', compressed=compressed)
+            times = [write_frame(writer, i, *seen, from_elsewhere) for i, seen in enumerate(followed)]
+            written = writer.growing_file.stat().st_size / len(times) / 1e6
             writer.discard()
-            cost = float(np.mean(times[name][WARMUP:])) * 1e3
-            rows.append(
-                [str(objects), name, f'{frame:.1f}', f'{cost:.2f}', f'{100 * cost / frame:.1f}', f'{20 * written:.1f}']
-            )
+        cost = float(np.mean(times[WARMUP:])) * 1e3
+        share = 100 * cost / frame
+        rows.append([str(objects), name, f'{frame:.1f}', f'{cost:.2f}', f'{share:.1f}', f'{20 * written:.1f}'])
     return rows
 
 

@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'skipped: {data} does not exist; give a folder in DAVIS layout with --data')
         return 0
     cv2.setNumThreads(options.threads)
-    out = options.out or Path('runs', 'davis', datetime.now(timezone.utc).strftime('%Y%m%d-%H%M%S'))
+    out = options.out or Path('runs', 'davis', datetime.now(timezone.utc).strftime('%Y%m%d-%H%M%S-%f'))
     try:
         sequences = find_sequences(data, options.sequences)
         config = ModelConfig(

@@ -34,3 +34,12 @@ def build_predictor(model: str, sam: SAM2Base, compact: CompactConfig | None = N
         predictor.fill_hole_area = 0
     predictor.load_state_dict(sam.state_dict())
     return predictor.to(sam.device).eval()
+
+
+def build_compiled_predictor(model: str, sam: SAM2Base) -> SAM2VideoPredictor:
+    """The official predictor as ``build_sam2_video_predictor(vos_optimized=True)`` compiles it, with the weights of
+    ``sam``; an official model on a GPU."""
+    predictor = build_sam2_video_predictor(OFFICIAL_CONFIGS[model], device=str(sam.device), vos_optimized=True)
+    predictor.fill_hole_area = 0
+    predictor.load_state_dict(sam.state_dict())
+    return predictor

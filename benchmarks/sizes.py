@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.tracker import make_clip, side_by_side, streaming_frames
+from benchmarks.turns import make_clip, side_by_side, streaming_frames
 from robust_pvos_ros.tracking.checkpoints import build_sam
 from robust_pvos_ros.tracking.model import load_model
 from robust_pvos_ros.tracking.types import ModelConfig

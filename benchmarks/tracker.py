@@ -1,31 +1,29 @@
 """Frames per second of the streaming tracker beside the official video predictor: same weights, same clip, one run.
 
-    python -m benchmarks.tracker [--objects 1 4 8] [--frames 48] [--rounds 3] [--model compact] [--out DIR]
+    python -m benchmarks.tracker [--objects 1 2 4 8 16] [--image-sizes 256 384] [--encoders torch onnx] [--out DIR]
 
-Both run frame by frame in turns, so that a noisy machine hits them alike; the figure that counts is the ratio of the
-medians in one row.  The image encoder is included, reading and resizing images is not; the first frames, on which the
-memory is still filling, are left out.
+Both run frame by frame in turns; the figure that counts is the ratio of the medians in one row.  The image encoder is
+included, reading and resizing images is not; the first frames, on which the memory is still filling, are left out.  On
+a GPU the official predictor also runs compiled (``vos_optimized``).  ``--out`` gets ``tracker.csv`` and a plot.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import platform
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
-import cv2
 import numpy as np
 import torch
 from sam2.modeling.sam2_base import SAM2Base
-from sam2.sam2_video_predictor import SAM2VideoPredictor
 
-from benchmarks.official import build_predictor
+from benchmarks.official import build_compiled_predictor, build_predictor
+from benchmarks.provenance import describe_run
+from benchmarks.turns import WARMUP, Run, make_clip, official_frames, side_by_side, streaming_frames
+from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.tracking.adapters import MogaConfig, inject
 from robust_pvos_ros.tracking.checkpoints import (
     build_official,
@@ -35,151 +33,155 @@ from robust_pvos_ros.tracking.checkpoints import (
     shipped_weights,
 )
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
-from robust_pvos_ros.tracking.model import Sam2Model
-from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
+from robust_pvos_ros.tracking.model import Sam2Model, set_threads
+from robust_pvos_ros.tracking.types import ModelConfig, PvosError
 
-WARMUP = 18  # frames until every object attends to as many memories and pointers as it ever will
-
-
-def make_clip(size: int, frames: int, objects: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Textured discs that drift over a textured ground: RGB frames (S, S, 3) and first-frame boxes (x0, y0, x1, y1)."""
-    rng = np.random.default_rng(seed)
-    ground = cv2.resize(rng.integers(40, 215, (24, 24, 3), dtype=np.uint8), (size, size), interpolation=cv2.INTER_CUBIC)
-    radius = size / 12
-    centres = rng.uniform(0.2 * size, 0.8 * size, (objects, 2))
-    speeds = rng.uniform(-0.3, 0.3, (objects, 2))
-    colours = rng.integers(0, 255, (objects, 3))
-    clip = []
-    for index in range(frames):
-        frame = ground.copy()
-        for centre, speed, colour in zip(centres, speeds, colours, strict=True):
-            at = tuple(int(v) for v in centre + index * speed)
-            cv2.circle(frame, at, int(radius), tuple(int(c) for c in colour), -1, cv2.LINE_AA)
-        clip.append(frame)
-    return clip, [np.concatenate([c - radius, c + radius]).clip(0, size - 1).astype(np.float32) for c in centres]
+COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official')
 
 
-def load_sam(model: str, checkpoint: str) -> SAM2Base:
+class Row(NamedTuple):
+    """One line of the table; ``ratio`` is to the official predictor in the same precision."""
+
+    pixels: int
+    objects: int
+    run: str
+    median: float
+    slow: float
+    ratio: float
+
+    def cells(self) -> list[str]:
+        """As they are printed and written."""
+        numbers = f'{self.median:.1f}', f'{self.slow:.1f}', f'{1e3 / self.median:.1f}', f'{self.ratio:.2f}'
+        return [str(self.pixels), str(self.objects), self.run, *numbers]
+
+
+def load_sam(args: argparse.Namespace, pixels: int) -> SAM2Base:
     """The network to measure; without weights at hand a random one, whose speed is the same."""
     torch.manual_seed(0)
-    if checkpoint:
-        return build_sam(model, checkpoint)
-    if model != 'compact':
-        return build_official(model)
-    return build_sam(model) if shipped_weights().is_file() else build_compact(CompactConfig())
+    if args.checkpoint:
+        return build_sam(args.model, args.checkpoint, pixels if args.model == 'compact' else 0)
+    if args.model != 'compact':
+        return build_official(args.model, pixels)
+    if shipped_weights().is_file():
+        return build_sam(args.model, image_size=pixels)
+    return build_compact(CompactConfig(image_size=pixels or CompactConfig().image_size))
 
 
-def official_frames(
-    predictor: SAM2VideoPredictor, clip: list[np.ndarray], boxes: list[np.ndarray], precision: str
-) -> Iterator[None]:
-    """The official predictor over a clip, one frame for each ``next``."""
-    with tempfile.TemporaryDirectory() as folder:
-        for index, frame in enumerate(clip):
-            cv2.imwrite(str(Path(folder) / f'{index:05d}.jpg'), frame[..., ::-1])
-        autocast = torch.autocast(predictor.device.type, torch.bfloat16, enabled=precision == 'bfloat16')
-        with autocast:
-            state = predictor.init_state(folder)
-            for number, box in enumerate(boxes):
-                predictor.add_new_points_or_box(state, 0, number + 1, box=box)
-            propagation = predictor.propagate_in_video(state)
-    while True:
-        with autocast:
-            if next(propagation, None) is None:
-                return
-        yield
-
-
-def streaming_frames(model: Sam2Model, clip: list[np.ndarray], boxes: list[np.ndarray]) -> Iterator[None]:
-    """The streaming tracker over a clip, one frame for each ``next``."""
-    tracker = VideoTracker(model, TrackerConfig(max_objects=len(boxes)))
-    for index, frame in enumerate(clip):
-        tracker.step(frame, index, [Prompt(box=box) for box in boxes] if index == 0 else ())
-        yield
-
-
-def _finish_queued_work() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def side_by_side(runs: dict[str, Callable[[], Iterator[None]]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every frame after the warm-up, all runs advancing in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        running = {name: make() for name, make in runs.items()}
-        index = 0
-        while running:
-            for name in list(running):
-                _finish_queued_work()
-                start = time.perf_counter()
-                alive = next(running[name], StopIteration) is not StopIteration
-                _finish_queued_work()
-                elapsed = (time.perf_counter() - start) * 1e3
-                if not alive:
-                    del running[name]
-                elif index >= WARMUP:
-                    times[name].append(elapsed)
-            index += 1
-    return times
-
-
-def build_runs(args: argparse.Namespace, objects: int) -> dict[str, Callable[[], Iterator[None]]]:
-    """The contenders for one number of objects, by row name."""
+def build_runs(args: argparse.Namespace, pixels: int, objects: int) -> dict[str, Run]:
+    """The contenders for one image size and number of objects, by row name."""
     device = resolve_device(args.device)
-    sam = load_sam(args.model, args.checkpoint).to(device)
+    sam = load_sam(args, pixels).to(device)
     clip, boxes = make_clip(sam.image_size, args.frames, objects)
-    runs: dict[str, Callable[[], Iterator[None]]] = {}
+    runs: dict[str, Run] = {}
     file = Path(args.checkpoint) if args.checkpoint else shipped_weights()
     compact = read_compact(file)[0] if args.model == 'compact' and file.is_file() else None
     for precision in args.precisions:
         predictor = build_predictor(args.model, sam, compact)
         runs[f'official {precision}'] = partial(official_frames, predictor, clip, boxes, precision)
-        own = load_sam(args.model, args.checkpoint).to(device)
-        model = Sam2Model(own, args.model, precision=precision)
-        runs[f'ours {precision}'] = partial(streaming_frames, model, clip, boxes)
-        adapted = load_sam(args.model, args.checkpoint).to(device)
-        adapter = inject(adapted, MogaConfig())
-        with_moga = Sam2Model(adapted.eval(), args.model, adapter, precision)
-        runs[f'ours {precision} + MoGA'] = partial(streaming_frames, with_moga, clip, boxes)
+        if device.type == 'cuda' and precision == 'bfloat16' and args.model != 'compact':
+            compiled = build_compiled_predictor(args.model, sam)
+            runs['official bfloat16, compiled'] = partial(official_frames, compiled, clip, boxes, precision)
+        for encoder in args.encoders:
+            name = f'ours {precision}' + ('' if encoder == 'torch' else f', {encoder}')
+            for adapted in (False, True):
+                model = _streaming(args, pixels, precision, encoder, adapted)
+                if model is not None:
+                    runs[name + ' + MoGA' * adapted] = partial(streaming_frames, model, clip, boxes)
     return runs
 
 
-def main() -> None:
+def _streaming(
+    args: argparse.Namespace, pixels: int, precision: str, encoder: str, adapted: bool
+) -> Sam2Model | None:
+    """The tracker's model; None where the encoder does not run here, with the reason printed."""
+    sam = load_sam(args, pixels).to(resolve_device(args.device))
+    adapter = inject(sam, MogaConfig()) if adapted else None
+    model = Sam2Model(sam.eval(), args.model, adapter, precision)
+    if encoder == 'torch':
+        return model
+    config = ModelConfig(args.model, args.checkpoint, pixels, device=args.device, precision=precision, encoder=encoder)
+    try:
+        equip_with_encoder(model, config)
+    except PvosError as error:
+        print(f'{encoder}, {precision}: {error}')
+        return None
+    return model
+
+
+def measure(args: argparse.Namespace, pixels: int, objects: int) -> list[Row]:
+    """The rows of one image size and number of objects."""
+    with mock.patch('sam2.sam2_video_predictor.tqdm', lambda frames, **_: frames):
+        times = side_by_side(build_runs(args, pixels, objects), args.rounds)
+    rows = []
+    for name, values in times.items():
+        median, slow = (float(value) for value in np.percentile(values, [50, 99]))
+        reference = float(np.median(times[f'official {name.split()[1].strip(",")}']))
+        rows.append(Row(pixels, objects, name, median, slow, reference / median))
+    return rows
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Frames per second against objects, a panel for each image size."""
+    import matplotlib as mpl
+
+    mpl.use('Agg')
+    from matplotlib import pyplot as plt
+
+    sizes = sorted({row.pixels for row in rows})
+    figure, panels = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 4), layout='constrained', squeeze=False)
+    for panel, pixels in zip(panels[0], sizes, strict=True):
+        for name in dict.fromkeys(row.run for row in rows if row.pixels == pixels):
+            points = [(row.objects, 1e3 / row.median) for row in rows if (row.pixels, row.run) == (pixels, name)]
+            panel.plot(*zip(*points, strict=True), '.--' if name.startswith('official') else '.-', label=name)
+        panel.set(xlabel='objects', ylabel='frames a second', title=f'{pixels} pixels', ylim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0, -1].legend(fontsize='small')
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='compact')
     parser.add_argument('--checkpoint', default='', help='weights; random ones for an official model without it')
     parser.add_argument('--objects', type=int, nargs='+', default=[1, 4, 8])
+    parser.add_argument('--image-sizes', type=int, nargs='+', default=[0], help='pixels; 0 takes that of the weights')
     parser.add_argument('--frames', type=int, default=48)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--device', default='auto')
-    parser.add_argument('--threads', type=int, default=0)
+    parser.add_argument('--threads', type=int, default=0, help='of torch (default: as the node, all cores but one)')
     parser.add_argument('--precisions', nargs='+', default=['float32', 'bfloat16'])
-    parser.add_argument('--out', type=Path, help='folder for tracker.csv')
-    args = parser.parse_args()
+    parser.add_argument('--encoders', nargs='+', default=['torch'], choices=('torch', 'onnx', 'tensorrt'))
+    parser.add_argument('--out', type=Path, help='folder for tracker.csv and tracker.png')
+    args = parser.parse_args(arguments)
     if args.frames <= WARMUP:
         parser.error(f'--frames must be above {WARMUP}, the frames on which the memory is still filling')
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    print(f'{args.model} on {platform.processor() or platform.machine()}, torch {torch.__version__}, '
-          f'{torch.get_num_threads()} threads')
-    print(f'{"objects":>7}  {"run":24} {"p50 ms":>8} {"p99 ms":>8} {"fps":>7} {"x official":>11}')
-    rows = []
-    for objects in args.objects:
-        with mock.patch('sam2.sam2_video_predictor.tqdm', lambda frames, **_: frames):
-            times = side_by_side(build_runs(args, objects), args.rounds)
-        for name, values in times.items():
-            median, slow = np.percentile(values, [50, 99])
-            reference = float(np.median(times[f'official {name.split()[1]}']))
-            rows.append((objects, name, round(median, 2), round(slow, 2), round(1e3 / median, 1), reference / median))
-            print(f'{objects:7d}  {name:24} {median:8.1f} {slow:8.1f} {1e3 / median:7.1f} {reference / median:10.2f}x',
-                  flush=True)
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write and draw."""
+    args = parse(arguments)
+    set_threads(args.threads)
+    for key, value in describe_run().items():
+        print(f'{key}: {value}')
+    print(f'{args.model} on {resolve_device(args.device)}, {torch.get_num_threads()} threads of torch')
+    print(''.join(f'{name:>{28 if name == "run" else 11}}' for name in COLUMNS))
+    rows: list[Row] = []
+    for pixels in args.image_sizes or [0]:
+        pixels = pixels or load_sam(args, 0).image_size
+        for objects in args.objects:
+            fresh = measure(args, pixels, objects)
+            for row in fresh:
+                cells = zip(COLUMNS, row.cells(), strict=True)
+                print(''.join(f'{cell:>{28 if name == "run" else 11}}' for name, cell in cells), flush=True)
+            rows += fresh
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         with (args.out / 'tracker.csv').open('w', newline='') as file:
-            writer = csv.writer(file)
-            writer.writerow(['objects', 'run', 'p50_ms', 'p99_ms', 'fps', 'ratio_to_official'])
-            writer.writerows(rows)
+            csv.writer(file, lineterminator='\n').writerows([COLUMNS, *(row.cells() for row in rows)])
+        draw(rows, args.out / 'tracker.png')
 
 
 if __name__ == '__main__':

@@ -56,7 +56,7 @@ def measure(trainer: Trainer, number: int, steps: int) -> Speed:
 
     def render(seed: int) -> object:
         shape = stage.clips, stage.frames, stage.size
-        return render_clips(*shape, seed, bank, stage.pace, stage.scale, stage.ease, stage.vanish)
+        return render_clips(*shape, seed, bank, stage.pace, stage.scale, stage.ease, stage.vanish, stage.livery)
 
     ready = [trainer._batch() for _ in range(2)]
     frames = stage.clips * stage.frames

@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+NODE = '/robust_pvos'
+"""Full name of the node where its launch files start it."""
+
+
+def resolved(name: str, node: str = NODE) -> str:
+    """Full name of a node's private topic or service."""
+    return name.replace('~', node, 1)
+
 
 class Topic(NamedTuple):
     """A topic: private names begin with ``~/``; ``direction`` is ``in`` or ``out``."""

@@ -68,6 +68,7 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
             'encoder': model.encoder.name,
             'encoder_reason': node.encoder_choice.reason if node.encoder_choice is not None else '',
             'device': str(model.device),
+            'staging': model.stager.name,
             'precision': model.precision,
             'adapter': configuration.model.adapter or 'none',
             'memory_policy': configuration.tracker.memory_policy,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from robust_pvos_ros.worker import Worker
 
 DECISIONS_DEPTH = 100
+Handler = Callable[[Any, Any], 'list[Camera]']
+"""Fills in a response and gives the cameras concerned; raises ``PvosError`` for a refusal."""
 
 
 class NotActiveError(PvosError):
@@ -69,9 +70,8 @@ class NodeServices:
             (interface.SET_LABEL, SetLabel, self._set_label),
             (interface.RESET, Reset, self._reset),
         ):
-            decided = partial(self._decide, service.name.removeprefix('~/'), handler)
-            node.create_service(kind, service.name, partial(self._serve, decided), callback_group=group)
-        listed = partial(self._serve, self._list_objects)
+            node.create_service(kind, service.name, partial(self._serve, service, handler), callback_group=group)
+        listed = partial(self._serve, interface.LIST_OBJECTS, self._list_objects)
         node.create_service(ListObjects, interface.LIST_OBJECTS.name, listed, callback_group=group)
 
     async def on_worker(self, command: Callable[[], Any]) -> Any:
@@ -87,42 +87,39 @@ class NodeServices:
         self._node.worker.submit(command).add_done_callback(done)
         return (await future).result()
 
-    async def _serve(self, handler: Callable[[Any, Any], None], request: Any, response: Any) -> Any:
+    async def _serve(self, service: interface.Service, handler: Handler, request: Any, response: Any) -> Any:
         """Answer a request; whatever goes wrong becomes ``success = false`` and a sentence."""
         try:
-            await self.on_worker(partial(handler, request, response))
+            self.require_active()  # at once: the worker may be loading a model
+            await self.on_worker(partial(self._carry_out, service, handler, request, response))
             response.success = True
         except PvosError as error:
             response.message = str(error)
         except Exception as error:
             self._node.get_logger().error(traceback.format_exc())
             response.message = f'the request failed unexpectedly: {type(error).__name__}: {error}'
+        if not response.success:
+            self._tell(service, request, response, None)
         return response
 
-    # ------------------------------------------------------------------------------------------------------ decisions
+    def _carry_out(self, service: interface.Service, handler: Handler, request: Any, response: Any) -> None:
+        for camera in handler(request, response):
+            self._tell(service, request, response, camera)
 
-    def _decide(
-        self, service: str, handler: Callable[[Any, Any], list[Camera]], request: Any, response: Any
-    ) -> None:
-        """Run a handler, which returns the cameras concerned, and publish what came of it for each of them."""
-        prompt = getattr(request, 'prompt', request)
+    def _tell(self, service: interface.Service, request: Any, response: Any, camera: Camera | None) -> None:
+        """Publish what a request came to; ``camera`` is one that it changed, None for a refusal."""
+        if service is interface.LIST_OBJECTS:
+            return
+        asked = getattr(request, 'prompt', request)
         decision = messages.Decision(
-            service,
-            camera=getattr(prompt, 'camera', ''),
-            object_id=int(getattr(prompt, 'object_id', 0)),
-            label=getattr(prompt, 'label', ''),
+            service.name.removeprefix('~/'),
+            camera=getattr(asked, 'camera', '') if camera is None else camera.name,
+            object_id=int(getattr(response, 'object_id', 0) or getattr(asked, 'object_id', 0)),
+            label=getattr(asked, 'label', ''),
+            success=camera is not None,
+            message=response.message,
         )
-        try:
-            cameras = handler(request, response)
-        except Exception as error:
-            self.publish(replace(decision, success=False, message=str(error)), None)
-            raise
-        object_id = int(getattr(response, 'object_id', decision.object_id))
-        for camera in cameras:
-            accepted = replace(
-                decision, camera=camera.name, object_id=object_id, message=response.message
-            )
-            self.publish(accepted, camera.header)
+        self.publish(decision, None if camera is None else camera.header)
 
     def publish(self, decision: messages.Decision, header: Header | None) -> None:
         """Publish a decision under the header of the camera's newest frame, or under none."""
@@ -219,6 +216,8 @@ class NodeServices:
         response.message = f'{response.removed} objects removed'
         return cameras
 
-    def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
-        response.cameras = [camera.table() for camera in self._cameras(request.camera)]
+    def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> list[Camera]:
+        cameras = self._cameras(request.camera)
+        response.cameras = [camera.table() for camera in cameras]
         response.message = f'{sum(len(table.objects) for table in response.cameras)} objects'
+        return cameras

@@ -27,6 +27,18 @@ def test_every_variant_is_the_recipe_with_other_settings(table: str) -> None:
         assert config.seed == variant.seed
 
 
+def test_tables_share_equal_trainings() -> None:
+    methods = {variant.key for variant in ablations.variants_of('methods', RATES, [0])}
+    tables = {table: ablations.variants_of(table, RATES, [0]) for table in ablations.ABLATIONS}
+    shared = {table: [variant.key in methods for variant in variants] for table, variants in tables.items()}
+    assert shared == {
+        'conditioning': [True, False, True],
+        'rank': [False, False, True, False, False],
+        'temperature': [False] * 4,
+        'length': [False, True, False],
+    }
+
+
 def test_conditionings_and_ranks_reach_the_adapter() -> None:
     found = {}
     for variant in ablations.variants_of('conditioning', RATES, [0]) + ablations.variants_of('rank', RATES, [0]):

@@ -77,7 +77,7 @@ def test_features_that_follow_the_content_match(clips: Clips) -> None:
 
 
 def test_the_stream_depends_on_seed_and_step_only() -> None:
-    request = ClipRequest(2, 2, 32, 1.0, 1.0, 0.0, 0.0, passes=2, window=3)
+    request = ClipRequest(2, 2, 32, 1.0, 1.0, 0.0, 0.0, 0.0, passes=2, window=3)
     streams = [ClipStream(seed, torch.device('cpu'), 4, 32, 2, False) for seed in (1, 1, 2)]
     steps = list(range(10, 18))
     first = [streams[0].batch(10, step, request).images for step in steps]

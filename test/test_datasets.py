@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from dataset_folders import (
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robust_pvos_ros.tracking.model import Sam2Model
+from robust_pvos_ros.tracking.staging import CpuStager
 from training.datasets import (
     ClipOptions,
     ClipSampler,
@@ -38,6 +37,7 @@ from training.datasets import (
     merge_masks,
 )
 from training.layouts import DatasetError, Video
+from training.model import normalise
 from training.prompts import choose_objects
 
 PLAIN = ClipOptions(frames=3, size=32, reverse=0, flip=0, crop=1, jitter=0)
@@ -162,9 +162,8 @@ def test_batches_and_parallel_loading_give_the_clips_of_their_indices(tmp_path: 
 @pytest.mark.parametrize('shape', [(48, 80), (24, 80), (20, 24), (32, 32)])
 def test_images_are_squashed_as_the_node_does(shape: tuple[int, int]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    node = SimpleNamespace(image_size=32, device='cpu', _scale=1.0, _shift=0.0)
-    expected = Sam2Model.preprocess(node, rgb)[0]
-    assert np.array_equal(Crop().resize(rgb, 32).transpose(2, 0, 1), expected.numpy())
+    resized = torch.from_numpy(Crop().resize(rgb, 32).transpose(2, 0, 1).copy())
+    torch.testing.assert_close(normalise(resized), CpuStager(32)(rgb)[0], rtol=0, atol=1e-5)
 
 
 def test_masks_take_the_pixel_in_the_middle() -> None:

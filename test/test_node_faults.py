@@ -28,7 +28,7 @@ from node_harness import (
     wait_until,
 )
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from robust_pvos_interfaces.msg import Prompt
+from robust_pvos_interfaces.msg import Decision, Prompt
 from sensor_msgs.msg import Image
 
 
@@ -353,3 +353,30 @@ def test_a_command_line_that_ros_cannot_read_ends_with_one_sentence():
 def test_signals_are_caught_before_ros_is_imported():
     code = 'import robust_pvos_ros.node_main, sys; sys.exit("rclpy" in sys.modules or "numpy" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_requests_are_answered_while_a_model_loads(monkeypatch):
+    released = threading.Event()
+    harness = Harness(autostart=False, threads=1)
+    load = harness.node._load
+
+    def slowly():
+        harness.node.progress = 'loading'
+        assert released.wait(30)
+        load()
+
+    monkeypatch.setattr(harness.node, '_load', slowly)
+    decisions = harness.listen(Decision, 'decisions')
+    configuring = threading.Thread(target=harness.transition, kwargs={'label': 'configure'})
+    configuring.start()
+    try:
+        wait_until(lambda: harness.node.state == 'configuring', 'the node to configure')
+        reply = harness.call('add_object', prompt=box_prompt())
+        assert not released.is_set() and not reply.success
+        assert 'still configuring (loading)' in reply.message
+        wait_until(lambda: decisions, 'the refusal')
+        assert (decisions[0].service, decisions[0].success) == ('add_object', False)
+    finally:
+        released.set()
+        configuring.join()
+        harness.close()

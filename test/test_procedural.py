@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robust_pvos_ros.procedural import textures
+from robust_pvos_ros.procedural.livery import dress
 from robust_pvos_ros.procedural.shapes import MAX_PARTS, random_shapes
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import LAYERS, render_clips
@@ -94,3 +95,24 @@ def test_shapes_are_well_formed() -> None:
     assert shapes.parts.min() >= 1 and shapes.parts.max() <= MAX_PARTS
     assert (shapes.axes > 0).all() and (shapes.outline > 0).all()
     assert shapes.hole.any() and (shapes.swing > 0).any()
+
+
+def test_liveries_change_colours_only(bank: TextureBank) -> None:
+    plain, dressed = (render_clips(3, 4, 64, 5, bank, livery=share) for share in (0.0, 1.0))
+    assert torch.equal(plain.ids, dressed.ids) and torch.equal(plain.layers, dressed.layers)
+    changed = (plain.images.int() - dressed.images.int()).abs().amax(2) > 3  # the camera's exposure and noise are less
+    assert changed[plain.layers > 0].float().mean() > 0.4
+    assert changed[plain.layers == 0].float().mean() < 0.05
+
+
+def test_a_livery_covers_a_part_of_an_object(bank: TextureBank) -> None:
+    canvases = torch.full((40, 1, 4, 48, 48), 0.5)
+    before = canvases.clone()
+    dress(canvases, np.where(np.arange(40) < 30, np.arange(40), -1), bank)
+    assert torch.equal(canvases[:, :, 3], before[:, :, 3]) and torch.equal(canvases[30:], before[30:])
+    assert canvases.min() >= 0 and canvases.max() <= 1
+    colours = [len(np.unique((canvases[row, 0, :3] * 8).round().flatten(1).T.numpy(), axis=0)) for row in range(30)]
+    assert sum(count > 1 for count in colours) >= 25
+    again = before.clone()
+    dress(again, np.where(np.arange(40) < 30, np.arange(40), -1), bank)
+    assert torch.equal(again, canvases)

@@ -328,7 +328,7 @@ def test_export_round_trip(tmp_path: Path) -> None:
     config = CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     assert config.image_size == trainer.stage.size and config.dim == TINY.dim
     assert json.loads(metadata['training']) == {
-        'steps': 1, 'seconds': 0, 'seeds': [0], 'stage': 'a',
+        'steps': 1, 'seconds': round(trainer.progress.seconds), 'seeds': [0], 'stage': 'a',
         'validation_j': {'track': 0.5, 'point': 0.25, 'box': 0.75},
     }  # fmt: skip
     tensors = load_file(target)

@@ -26,7 +26,8 @@ class Stage:
         size, frames, clips, objects: pixels, frames per clip, clips per step and most objects per clip.
         corrupted, severities: share of the clips that get one of the eight corruptions, and bounds of its severity.
         passes: steps taken on each rendering, with other objects and prompts, while it is among the ``window`` newest.
-        pace, scale, ease, vanish: speed, size, plainness and absence of the rendered objects, see ``render_clips``.
+        pace, scale, ease, vanish, livery: speed, size, plainness, absence and many colours of the rendered objects, see
+            ``render_clips``.
         lr: learning rate of the stage.
         decay: let the learning rate fall along a cosine over the stage.
         anneal: let the temperature of an adapter's gates fall linearly over the stage; others keep the first one.
@@ -48,6 +49,7 @@ class Stage:
     scale: float = 1.0
     ease: float = 0.0
     vanish: float = 0.0
+    livery: float = 0.0
     corrupted: float = 0.0
     severities: tuple[float, float] = (1.0, 5.0)
     lr: float = 1e-3

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from robust_pvos_ros.tracking.staging import IMAGE_MEAN, IMAGE_STD
 from training.prompts import Rows, boxes, correction, points, spoil
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 LONG_VIDEO = 1000  # frames; SAM 2 leaves out the pointers of frames from the length of a video on
 
 

@@ -24,6 +24,7 @@ class ClipRequest:
     scale: float
     ease: float
     vanish: float
+    livery: float
     passes: int
     window: int
 
@@ -71,7 +72,7 @@ class ClipStream:
             seed = self._seed * 1_000_003 + rendering
             self._rendered[key] = render_clips(
                 request.clips, request.frames, request.size, seed, self.bank(rendering), request.pace,
-                request.scale, request.ease, request.vanish,
+                request.scale, request.ease, request.vanish, request.livery,
             )  # fmt: skip
         self._rendered.move_to_end(key)
         while len(self._rendered) > request.window + 1:

@@ -196,8 +196,8 @@ class Trainer:
             recorded = ClipSampler(self.videos, options, self.data_seed).batch(progress.step, stage.clips)
             return LabelledClips(*(x.to(self.device) for x in recorded))
         request = ClipRequest(
-            stage.clips, stage.frames, stage.size, stage.pace, stage.scale, stage.ease, stage.vanish, stage.passes,
-            stage.window,
+            stage.clips, stage.frames, stage.size, stage.pace, stage.scale, stage.ease, stage.vanish, stage.livery,
+            stage.passes, stage.window,
         )
         return self.stream.batch(progress.step - progress.stage_step, progress.step, request)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NamedTuple, get_args
 
+from robust_pvos_ros import interface
 from robust_pvos_ros.evaluation.metrics import ScoredFrames
 from robust_pvos_ros.tracking.checkpoints import MODEL_NAMES
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
 
-NODE = '/robust_pvos'
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
@@ -58,7 +58,7 @@ def run_info(options: argparse.Namespace) -> int:
 def add_record(parser: argparse.ArgumentParser) -> None:
     """Options of ``record``."""
     parser.add_argument('out', type=Path, help='bag to be made')
-    parser.add_argument('--node', default=NODE, help='whose topics are recorded (default: %(default)s)')
+    parser.add_argument('--node', default=interface.NODE, help='whose topics are recorded (default: %(default)s)')
     parser.add_argument('--topic', action='append', default=[], metavar='PATTERN', help='more topics: "/tf*"')
     parser.add_argument('--without', action='append', default=[], metavar='PATTERN', help='topics to leave out')
     parser.add_argument('--pictures', action='store_true', help='overlay and single masks, too')
@@ -82,7 +82,9 @@ def add_play(parser: argparse.ArgumentParser) -> None:
     """Options of ``play``."""
     parser.add_argument('bag', type=Path)
     parser.add_argument('--rate', type=float, default=1.0, help='times faster than recorded (default: 1)')
-    parser.add_argument('--node', default=NODE, help='segmentation node that is prompted (default: %(default)s)')
+    parser.add_argument(
+        '--node', default=interface.NODE, help='segmentation node that is prompted (default: %(default)s)'
+    )
     parser.add_argument(
         '--camera', action='append', default=[], metavar='[NAME=]TOPIC', help="image topic, and the node's camera"
     )

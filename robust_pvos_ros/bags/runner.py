@@ -32,7 +32,6 @@ from robust_pvos_ros.message_core import LABEL_ENCODING, make_decision, make_ima
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameError, FrameResult, Prompt, PromptError, seconds_text
 
-NODE = '/robust_pvos'
 LARGEST_ID = 65535
 DIAGNOSTICS_PACKAGE = 'diagnostic_msgs/msg'
 DIAGNOSTICS = f'{DIAGNOSTICS_PACKAGE}/DiagnosticArray'
@@ -40,7 +39,7 @@ DIAGNOSTICS = f'{DIAGNOSTICS_PACKAGE}/DiagnosticArray'
 
 def output_topic(topic: interface.Topic, camera: str = '') -> str:
     """Full name of a topic of the node under its default name."""
-    return topic.of(camera).replace('~', NODE, 1)
+    return interface.resolved(topic.of(camera))
 
 
 @dataclass
@@ -221,7 +220,7 @@ def _carry_out(
 
 def timing_topic(camera: str) -> str:
     """Topic of the times that each frame of a camera took."""
-    return f'{NODE}/{camera}/timing'
+    return f'{interface.NODE}/{camera}/timing'
 
 
 def timing_message(timings: Mapping[str, float], header: Any, camera: str) -> Any:
@@ -229,7 +228,7 @@ def timing_message(timings: Mapping[str, float], header: Any, camera: str) -> An
     types = interface_typestore().types
     values = [types[f'{DIAGNOSTICS_PACKAGE}/KeyValue'](key=key, value=f'{value:.4f}') for key, value in timings.items()]
     status = types[f'{DIAGNOSTICS_PACKAGE}/DiagnosticStatus'](
-        level=0, name=f'{NODE[1:]}: {camera}', message='milliseconds', hardware_id='', values=values
+        level=0, name=f'{interface.NODE[1:]}: {camera}', message='milliseconds', hardware_id='', values=values
     )
     return types[DIAGNOSTICS](header=header, status=[status])
 

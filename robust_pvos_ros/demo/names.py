@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from robust_pvos_ros import interface
 
-NODE = '/robust_pvos'
 CAMERA = 'camera'
 IMAGE = '/' + interface.IMAGE.of(CAMERA)
 TRUTH = f'/{CAMERA}/truth'  # sensor_msgs/Image 16UC1 with the header of its image; the street scene alone has it
@@ -12,7 +11,7 @@ TRUTH = f'/{CAMERA}/truth'  # sensor_msgs/Image 16UC1 with the header of its ima
 
 def absolute(name: str) -> str:
     """Full name of one of the node's private topics or services for the demo's camera."""
-    return name.replace('NAME', CAMERA).replace('~', NODE, 1)
+    return interface.resolved(name.replace('NAME', CAMERA))
 
 
 OBJECTS = absolute(interface.OBJECTS.name)

@@ -53,11 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
         return recorders[0]
 
     code = run(create, stop, arguments)
-    for recorder in recorders:
-        if lost := sum(recorder.backlog.lost.values()):
-            print(f'{lost} messages lost because the disk was too slow', flush=True)
-        sys.exit(recorder.problem or code)
-    sys.exit(code)
+    if not recorders:
+        sys.exit(code)
+    print(recorders[0].status(), flush=True)
+    sys.exit(recorders[0].problem or code)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,9 @@ import threading
 import time
 from collections import deque
 
+UNANSWERED = 1000
+"""Frames of a camera that are waited for at most: a node that drops frames answers most of the others."""
+
 
 class Pace:
     """When a message is due: recording times, stretched by the rate, on the machine's steady clock."""
@@ -33,7 +36,7 @@ class Acknowledgements:
     """The frames of one camera that the node has not answered yet."""
 
     def __init__(self) -> None:
-        self._pending: deque[int] = deque()
+        self._pending: deque[int] = deque(maxlen=UNANSWERED)
         self._changed = threading.Condition()
 
     def sent(self, stamp: int) -> None:

@@ -19,7 +19,7 @@ from rosgraph_msgs.msg import Clock
 from robust_pvos_ros import interface
 from robust_pvos_ros.bags.definitions import IMAGE, BagError, interface_typestore, message_types, serialise
 from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, CameraTopic, find_cameras
-from robust_pvos_ros.bags.prompts import FrameKey, PlannedPrompts, prompts_from_file, recorded_prompts
+from robust_pvos_ros.bags.prompts import FrameKey, PlannedPrompts, Request, prompts_from_file, recorded_prompts
 from robust_pvos_ros.bags.reader import BagReader, RawEntry, picture_of
 from robust_pvos_ros.bags.writer import header_stamp, with_stamp
 from robust_pvos_ros.corruption.corruption import ClipCorruption, parse_corruptions
@@ -61,7 +61,7 @@ class PlayOptions:
     """
 
     rate: float = 1.0
-    node: str = '/robust_pvos'
+    node: str = interface.NODE
     cameras: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
     prompts: bool = True
@@ -132,14 +132,12 @@ class Player(StoppableNode):
         topic = camera.topic.removesuffix(COMPRESSED_SUFFIX)
         publisher = self.create_publisher(class_of(IMAGE), topic, QoSProfile(depth=depth))
         answers = Acknowledgements()
-        objects = interface.OBJECTS.of(camera.name).replace('~', options.node, 1)
+        objects = interface.resolved(interface.OBJECTS.of(camera.name), options.node)
 
         def answered(data: Any) -> None:
             answers.answered(header_stamp(data))
 
-        self.create_subscription(
-            TrackedObjects, objects, answered, QoSProfile(depth=100), raw=True
-        )
+        self.create_subscription(TrackedObjects, objects, answered, QoSProfile(depth=100), raw=True)
         corruption = ClipCorruption(specs, options.seed, clip) if specs else None
         return PlayedCamera(camera, publisher, answers, corruption)
 
@@ -196,7 +194,8 @@ class Player(StoppableNode):
         last = 0
         requests = _planned(reader, self._options)
         if self._prompter is not None:
-            self._prompter.forget()
+            for problem in self._prompter.start_over():
+                self.get_logger().warning(problem)
         for played in self.cameras.values():
             played.frames = 0
             played.answers.clear()
@@ -208,7 +207,7 @@ class Player(StoppableNode):
             last = entry.time
             self._wait_until(entry.time)
             if entry.topic in self.cameras:
-                self._frame(self.cameras[entry.topic], entry, reader.parse(entry), requests)
+                self._frame(self.cameras[entry.topic], entry, reader, requests)
             else:
                 self._publish(entry)
             self.published += 1
@@ -227,31 +226,45 @@ class Player(StoppableNode):
         return self._shift + self._length if loop else 0
 
     def _frame(
-        self, played: PlayedCamera, entry: RawEntry, message: Any, requests: PlannedPrompts | None
+        self, played: PlayedCamera, entry: RawEntry, reader: BagReader, requests: PlannedPrompts | None
     ) -> None:
         recorded = header_stamp(entry.data)
-        if entry.type != IMAGE or played.corruption is not None:
-            rgb = picture_of(message, entry.type)
-            if played.corruption is not None:
-                rgb = played.corruption.rgb(np.array(rgb), played.frames)
-            data = serialise(make_image(message_types(), rgb, 'rgb8', message.header), IMAGE)
-        else:
-            data = entry.data
+        data = self._picture(played, entry, reader)
         key = FrameKey(played.camera.name, played.frames, recorded, entry.time)
         due = requests.due(key) if requests is not None else []
         stamp = recorded + self._shift
+        begun = time.monotonic()
         if self._options.window:
             self._wait_for_answers(played, self._options.window)
         played.answers.sent(stamp)
         played.publisher.publish(with_stamp(data, stamp) if self._shift else data)
         played.frames += 1
         if due and self._prompter is not None:
-            begun = time.monotonic()
             answered = self._answered(played)
             for request in due:
-                reply = self._prompter.ask(request, played.camera.name, stamp if answered else 0)
-                self.get_logger().info(f'{played.camera.name}, frame {key.index}: {reply}')
-            self._pace.hold(time.monotonic() - begun)
+                self._repeat(self._prompter, request, played, stamp if answered else 0)
+        self._pace.hold(time.monotonic() - begun)
+
+    @staticmethod
+    def _picture(played: PlayedCamera, entry: RawEntry, reader: BagReader) -> bytes:
+        """Serialised image to publish: as recorded, or unpacked and corrupted."""
+        if entry.type == IMAGE and played.corruption is None:
+            return entry.data
+        message = reader.parse(entry)
+        rgb = picture_of(message, entry.type)
+        if played.corruption is not None:
+            rgb = played.corruption.rgb(np.array(rgb), played.frames)
+        return serialise(make_image(message_types(), rgb, 'rgb8', message.header), IMAGE)
+
+    def _repeat(self, prompter: Prompter, request: Request, played: PlayedCamera, stamp: int) -> None:
+        where = f'{played.camera.name}, frame {played.frames - 1}'
+        try:
+            self.get_logger().info(f'{where}: {prompter.ask(request, played.camera.name, stamp)}')
+        except BagError as error:
+            if self._options.window:
+                raise
+            # A node that drops frames need not end up where it did in the drive.
+            self.get_logger().warning(f'{where}: {error}')
 
     def _answered(self, played: PlayedCamera) -> bool:
         """Wait until the node has done every frame that it got; without a window it may have dropped the last."""
@@ -271,7 +284,6 @@ class Player(StoppableNode):
                     f'{self._options.patience:.0f} s: it needs the camera of that name, overload_policy every and a '
                     f'queue_depth of at least {self._options.window}'
                 )
-        self._pace.hold(max(0.0, time.monotonic() - begun))
 
     def _drain(self) -> None:
         if self._options.window:

@@ -33,9 +33,10 @@ class Prompter:
 
     def __init__(self, node: Node, served: str, stopping: Callable[[], bool]) -> None:
         self._ids: dict[int, int] = {}
+        self._started: dict[int, str] = {}
         self._stopping = stopping
         self._clients = {
-            service: node.create_client(kind, service.name.replace('~', served, 1))
+            service: node.create_client(kind, interface.resolved(service.name, served))
             for service, kind in (
                 (interface.ADD_OBJECT, AddObject),
                 (interface.REFINE_OBJECT, RefineObject),
@@ -45,9 +46,17 @@ class Prompter:
             )
         }
 
-    def forget(self) -> None:
-        """The drive begins again: its IDs stand for objects that are still to come."""
+    def start_over(self) -> list[str]:
+        """Remove what the drive has started so far, which begins again; returns what could not be removed and why."""
+        problems = []
+        for number in self._started:
+            try:
+                self._call(interface.REMOVE_OBJECT, RemoveObject.Request(object_id=number))
+            except BagError as error:
+                problems.append(str(error))
         self._ids.clear()
+        self._started.clear()
+        return problems
 
     def ask(self, request: Request, camera: str, stamp: int) -> str:
         """Repeat one request.
@@ -73,18 +82,23 @@ class Prompter:
         if known:
             return str(self._call(interface.REFINE_OBJECT, RefineObject.Request(prompt=message)).message)
         reply = self._call(interface.ADD_OBJECT, AddObject.Request(prompt=message))
+        self._started[int(reply.object_id)] = camera
         if prompt.object_id:
             self._ids[prompt.object_id] = int(reply.object_id)
         return str(reply.message)
 
     def _change(self, decision: Decision, camera: str) -> str:
         if decision.service == 'reset':
-            return str(self._call(interface.RESET, Reset.Request(camera=camera)).message)
+            reply = self._call(interface.RESET, Reset.Request(camera=camera))
+            self._started = {number: at for number, at in self._started.items() if at != camera}
+            return str(reply.message)
         if decision.object_id not in self._ids:
             raise BagError(f'{decision.service} names object {decision.object_id}, which no prompt has started')
         number = self._ids[decision.object_id]
         if decision.service == 'remove_object':
-            return str(self._call(interface.REMOVE_OBJECT, RemoveObject.Request(object_id=number)).message)
+            reply = self._call(interface.REMOVE_OBJECT, RemoveObject.Request(object_id=number))
+            self._started.pop(number, None)
+            return str(reply.message)
         renamed = SetLabel.Request(object_id=number, label=decision.label)
         return str(self._call(interface.SET_LABEL, renamed).message)
 

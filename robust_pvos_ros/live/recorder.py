@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.rosbag2.errors import WriterError
 
 from robust_pvos_ros import interface
 from robust_pvos_ros.bags.definitions import COMPRESSED_IMAGE, IMAGE, BagError
@@ -56,7 +57,7 @@ class Selection:
         pictures: also record overlay and single masks.
     """
 
-    node: str = '/robust_pvos'
+    node: str = interface.NODE
     topics: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     pictures: bool = False
@@ -141,6 +142,8 @@ class Recorder(StoppableNode):
         self._writer = writer
         self._selection = selection
         self._failed = failed
+        self._writing = threading.Lock()  # topics are found on the executor's thread
+        self._flushed = time.monotonic()
         self._refused: set[str] = set()
         self._topics: dict[str, str] = {}
         for topic, message_type in (known or {}).items():
@@ -150,11 +153,6 @@ class Recorder(StoppableNode):
         self._thread.start()
         self._look()
         self.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    @property
-    def topics(self) -> dict[str, str]:
-        """Recorded topics and their types."""
-        return dict(self._topics)
 
     def _look(self) -> None:
         """Subscribe to what has appeared."""
@@ -169,7 +167,8 @@ class Recorder(StoppableNode):
     def _record(self, topic: str, message_type: str, qos: QoSProfile) -> None:
         try:
             message_class = class_of(message_type)
-            self._writer.add_topic(topic, message_type)
+            with self._writing:
+                self._writer.add_topic(topic, message_type)
         except BagError as error:
             self._refused.add(topic)
             self.get_logger().warning(f'topic {topic} is not recorded: {error}')
@@ -184,23 +183,22 @@ class Recorder(StoppableNode):
         self.backlog.put(Received(topic, message_type, arrival, data))
 
     def _write(self) -> None:
-        flushed = time.monotonic()
         try:
-            while True:
-                messages = self.backlog.take(FLUSH_PERIOD)
-                if not messages and self._stopping:
-                    return
+            while (messages := self.backlog.take(FLUSH_PERIOD)) or not self._stopping:
                 for message in messages:
-                    self._writer.write(*message)
-                    if time.monotonic() - flushed >= FLUSH_PERIOD:
-                        self._writer.flush()
-                        flushed = time.monotonic()
-                if time.monotonic() - flushed >= FLUSH_PERIOD:
-                    self._writer.flush()
-                    flushed = time.monotonic()
-        except OSError as error:
+                    with self._writing:
+                        self._writer.write(*message)
+                    self._flush_if_due()
+                self._flush_if_due()
+        except (OSError, BagError, WriterError) as error:
             self.problem = f'bag {self._writer.path} cannot be written any more: {error}; what it has is kept'
             self._failed()
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() - self._flushed >= FLUSH_PERIOD:
+            with self._writing:
+                self._writer.flush()
+            self._flushed = time.monotonic()
 
     def stop(self) -> bool:
         """Write what waits and complete the bag; one without messages is removed."""
@@ -213,7 +211,10 @@ class Recorder(StoppableNode):
             self._writer.discard()
             self.problem = f'nothing was recorded: no topic of {self._selection.node} had a message'
         else:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except BagError as error:
+                self.problem = str(error)
         return True
 
     def status(self) -> str:

@@ -26,7 +26,8 @@ def _column(values: np.ndarray, rows: np.ndarray, part: int, device: torch.devic
 class Materials:
     """Textures and colours of the parts of M objects: (M, P) entries each.
 
-    Objects whose ``actor`` (M,) is not negative look like that actor of the bank instead.
+    Objects whose ``actor`` (M,) is not negative look like that actor of the bank instead; ``livery`` (M,) is for
+    :func:`robust_pvos_ros.procedural.livery.dress`.
     """
 
     def __init__(self, rng: np.random.Generator, count: int, parts: int, textures: int, actors: int = 0) -> None:
@@ -44,6 +45,7 @@ class Materials:
         self.light = rng.normal(0, 0.18, (count, 2))
         self.lamp = rng.normal(0, 0.6, (count, 2))
         self.relief = rng.uniform(0.3, 1.5, (count, 1)) * (rng.uniform(size=(count, 1)) < 0.6)
+        self.livery = np.full(count, -1)
         self.actor = np.full(count, -1)
         if actors:
             self.actor = np.where(rng.uniform(size=count) < _ACTING, rng.integers(actors, size=count), -1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robust_pvos_ros.procedural.camera import camera_effects
+from robust_pvos_ros.procedural.livery import choose_liveries, dress
 from robust_pvos_ros.procedural.motion import random_motion
 from robust_pvos_ros.procedural.paint import Materials, paint, pose_actors
 from robust_pvos_ros.procedural.placing import affine_grid, placement, tensor
@@ -45,11 +46,12 @@ class Clips(NamedTuple):
 
 
 def _cast(
-    rng: np.random.Generator, batch: int, background: np.ndarray, bank: TextureBank, ease: float
+    rng: np.random.Generator, batch: int, background: np.ndarray, bank: TextureBank, ease: float, liveries: np.ndarray
 ) -> tuple[Shapes, Materials, np.ndarray]:
     """Shapes and materials of B x LAYERS objects and their IDs (B, LAYERS); 0 is unlabelled, -1 not there."""
     shapes = random_shapes(rng, batch * LAYERS)
     materials = Materials(rng, batch * LAYERS, shapes.angle.shape[1], len(bank), len(bank.actors))
+    materials.livery = liveries
     present = rng.integers(2, LAYERS + 1, batch)
     ids = np.tile(np.arange(1, LAYERS + 1), (batch, 1))
     ids[rng.uniform(size=ids.shape) < 0.2] = 0
@@ -92,6 +94,7 @@ def render_clips(
     scale: float = 1.0,
     ease: float = 0.0,
     vanish: float = 0.0,
+    livery: float = 0.0,
 ) -> Clips:
     """Render labelled clips on the device of ``bank``, deterministic from ``seed`` and the bank.
 
@@ -101,11 +104,13 @@ def render_clips(
         scale: factor on the size of all moving objects.
         ease: share of objects with one dominant colour, 0 to 1; it also makes look-alikes and camouflage rarer.
         vanish: share of objects that are gone for some frames, as behind a wall: nothing else of the scene changes.
+        livery: share of objects with colours that change across their parts, see :mod:`.livery`.
     """
     rng = np.random.default_rng(seed)
     device = bank.images.device
     scene, textures = backgrounds(rng, batch, bank, int(size * 1.25))
-    shapes, materials, ids = _cast(rng, batch, textures, bank, ease)
+    liveries = choose_liveries(np.random.default_rng([seed, 2]), batch * LAYERS, livery)
+    shapes, materials, ids = _cast(rng, batch, textures, bank, ease, liveries)
     motion = random_motion(rng, batch, LAYERS, frames, pace)
     occluder = (ids == 0) & (rng.uniform(size=ids.shape) < 0.4)
     motion.scale = scale * motion.scale * np.where(occluder, 1.5, 1.0)[..., None]
@@ -121,6 +126,7 @@ def render_clips(
         mirrored = rng.uniform(size=len(actors)) < 0.5
         canvases[actors] = pose_actors(bank, materials, actors, cycles, mirrored, canvas_side)
         motion.angle.reshape(-1, frames)[actors] *= 0.25  # they stand on something
+    dress(canvases, np.where(ids.ravel() >= 0, materials.livery, -1), bank)
     canvases = canvases.view(batch, LAYERS, frames, 4, canvas_side, canvas_side)
 
     grid = affine_grid(motion.camera.reshape(-1, 2, 3) / 1.25, size, device)

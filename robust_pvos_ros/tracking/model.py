@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,9 @@ from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
 from robust_pvos_ros.tracking.layout import lay_out
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, assemble
+from robust_pvos_ros.tracking.staging import Stager, make_stager
 from robust_pvos_ros.tracking.types import ModelConfig, ModelError
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 BOX_LABELS = (2, 3)
 
 
@@ -80,10 +78,7 @@ class Sam2Model:
             nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
             self._no_points, self._no_mask = sam.sam_prompt_encoder(points=nowhere, boxes=None, masks=None)
             self._image_position = sam.sam_prompt_encoder.get_dense_pe()
-        mean = torch.tensor(IMAGE_MEAN, device=self.device)
-        std = torch.tensor(IMAGE_STD, device=self.device)
-        self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
-        self._shift = (-mean / std).view(1, 3, 1, 1)
+        self.stager: Stager = make_stager(self.device, self.image_size)
         lay_out(sam, precision)
 
     def _autocast(self) -> AbstractContextManager:
@@ -91,15 +86,9 @@ class Sam2Model:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    @torch.inference_mode()
     def preprocess(self, rgb: np.ndarray) -> Tensor:
         """uint8 (H, W, 3) RGB of any size -> float32 (1, 3, S, S), squashed to a square and normalised as in SAM 2."""
-        size = (self.image_size, self.image_size)
-        if rgb.shape[:2] != size:
-            shrinks = rgb.shape[0] > size[0] and rgb.shape[1] > size[1]
-            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device)
-        return image.permute(2, 0, 1)[None].float() * self._scale + self._shift
+        return self.stager(rgb)
 
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray) -> EncoderOutput:
@@ -266,6 +255,14 @@ def _cpu_multiplies_bfloat16() -> bool:
     return probe is not None and bool(probe())
 
 
+def set_threads(threads: int) -> None:
+    """Threads of torch, in the whole process; 0 takes all cores but one.
+
+    A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
+    """
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
+
+
 def load_model(config: ModelConfig) -> Sam2Model:
     """Build a model, load its weights and its adapter, and move it to its device.
 
@@ -282,8 +279,7 @@ def load_model(config: ModelConfig) -> Sam2Model:
     if config.threads < 0:
         raise ModelError(f'threads must be 0 (automatic) or positive, got {config.threads}')
     if config.threads or device.type == 'cpu':
-        # A thread that waits for its core holds up all the others, so the middleware gets a core of its own.
-        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 2) - 1))
+        set_threads(config.threads)
     sam = build_sam(config.model, config.checkpoint, config.image_size)
     adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
     sam = sam.to(device).eval().requires_grad_(False)
