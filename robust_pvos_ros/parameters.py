@@ -3,20 +3,16 @@
 A field's default and its line in the docstring are the parameter's default and description; what it may be is in the
 tables below.  A wrong value at start does not end the node: it is remembered, fails ``configure`` with a sentence that
 names the parameter and its range, and is forgotten when the parameter is set correctly.
-
-``python -m robust_pvos_ros.parameters --write README.md`` brings the reference tables of the README up to date.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -25,10 +21,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
-from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
 from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig
 
-MARKED = re.compile(r'(<!-- interface tables: begin[^\n]*-->\n).*?(\n<!-- interface tables: end -->)', re.DOTALL)
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 MAX_CAMERAS = 8
 Value = bool | int | float | str | list
@@ -374,57 +368,3 @@ class NodeParameters:
 
 def _is_of_ros(name: str) -> bool:
     return name in ('use_sim_time', 'start_type_description_service') or name.startswith('qos_overrides.')
-
-
-def parameter_table() -> str:
-    """Markdown table of all parameters; those of a camera are shown for the camera ``NAME``."""
-    rows = []
-    for spec in [*node_specs(), *camera_specs('NAME')]:
-        default = f'`{spec.default}`' if spec.default != '' else '(empty)'
-        if isinstance(spec.default, bool):
-            default = f'`{str(spec.default).lower()}`'
-        if isinstance(spec.default, list):
-            default = f'`[{", ".join(spec.default)}]`'
-        when = 'at start' if spec.read_only else 'any time' if spec.live else 'before configure'
-        description = spec.description.replace('``', '`')
-        rows.append((f'`{spec.name}`', default, spec.allowed, when, description))
-    return markdown_table(('parameter', 'default', 'must be', 'can be set', 'what'), rows)
-
-
-def reference() -> str:
-    """The README's tables of parameters, topics and services."""
-    tables = {
-        'Parameters': parameter_table(),
-        'Topics': markdown_table(
-            ('topic', 'direction', 'type', 'what'), [(f'`{t.name}`', t.direction, t.type, t.what) for t in TOPICS]
-        ),
-        'Services': markdown_table(
-            ('service', 'type', 'what'), [(f'`{service.name}`', service.type, service.what) for service in SERVICES]
-        ),
-    }
-    return '\n\n'.join(f'### {name}\n\n{table}' for name, table in tables.items())
-
-
-def with_reference(text: str) -> str:
-    """A document with the current tables between its marks.  Raises ``ValueError`` if the marks are missing."""
-    if not MARKED.search(text):
-        raise ValueError('the document lacks the lines <!-- interface tables: begin --> and the same with end')
-    return MARKED.sub(lambda found: found[1] + reference() + '\n' + found[2], text)
-
-
-def main() -> None:
-    """Print the reference tables, or put them into a document."""
-    parser = argparse.ArgumentParser(description='Reference tables of the segmentation node.')
-    parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
-    parser.add_argument('--write', type=Path, metavar='README', help='put the tables between the marks of a document')
-    args = parser.parse_args()
-    if args.write:
-        args.write.write_text(with_reference(args.write.read_text(encoding='utf-8')), encoding='utf-8')
-    elif args.markdown:
-        print(reference())
-    else:
-        parser.error('give --markdown or --write README')
-
-
-if __name__ == '__main__':
-    main()

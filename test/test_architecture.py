@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     # what listens and talks is loaded when it is asked for
-    f'{PACKAGE}.bags.cli': {f'{PACKAGE}.{room}' for room in ('bags', 'live', 'tracking', 'corruption', 'evaluation')},
+    f'{PACKAGE}.bags.cli': {
+        f'{PACKAGE}.{room}' for room in ('bags', 'live', 'tracking', 'corruption', 'evaluation', 'interface')
+    },
     f'{PACKAGE}.live': {
         f'{PACKAGE}.{room}'
         for room in (
@@ -45,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.message_core'},
     f'{PACKAGE}.message_core': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
+    f'{PACKAGE}.reference': {f'{PACKAGE}.parameters', f'{PACKAGE}.interface'},
     f'{PACKAGE}.image_codec': {f'{PACKAGE}.tracking.types'},
     f'{PACKAGE}.interface': set(),
     f'{PACKAGE}.relief': {f'{PACKAGE}.tracking', f'{PACKAGE}.export'},
@@ -54,7 +57,9 @@ ALLOWED: dict[str, set[str]] = {
 ROS_ROOMS = (
     'benchmarks.node',
     *(f'{PACKAGE}.node_{part}' for part in ('camera', 'main', 'output', 'process', 'prompts', 'report', 'services')),
-    *(f'{PACKAGE}.{part}' for part in ('segmentation_node', 'messages', 'parameters', 'live', 'demo', 'console')),
+    *(f'{PACKAGE}.{part}' for part in (
+        'segmentation_node', 'messages', 'parameters', 'reference', 'live', 'demo', 'console',
+    )),
 )
 ROS_PACKAGES = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'launch', 'launch_ros', 'message_filters',

@@ -14,7 +14,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from robust_pvos_ros import parameters
+from robust_pvos_ros import reference
 from robust_pvos_ros.parameters import (
     CHOICES,
     CameraConfig,
@@ -212,13 +212,13 @@ def test_an_unknown_parameter_is_reported_with_the_nearest_name(world, capfd):
 
 def test_the_readme_shows_the_tables_of_the_code():
     text = README.read_text(encoding='utf-8')
-    assert text == parameters.with_reference(text), (
-        'the tables of README.md are not those of the code: run python -m robust_pvos_ros.parameters --write README.md'
+    assert text == reference.with_reference(text), (
+        'the tables of README.md are not those of the code: run python -m robust_pvos_ros.reference --write README.md'
     )
 
 
 def test_the_tables_can_be_printed_and_written(tmp_path):
-    command = [sys.executable, '-m', 'robust_pvos_ros.parameters']
+    command = [sys.executable, '-m', 'robust_pvos_ros.reference']
     printed = subprocess.run([*command, '--markdown'], capture_output=True, text=True, check=True).stdout
     for line in ('### Parameters', '| `max_objects` | `16` |', '| `~/add_object` |', '| `~/NAME/label_image` |'):
         assert line in printed

@@ -261,7 +261,7 @@ def test_the_box_of_a_prompt_outlives_old_clicks(model: Sam2Model) -> None:
     tracker.step(noise(1)[0], 0)
     clicks = np.column_stack([np.arange(64), np.arange(64)])
     frame = tracker._current()
-    entry = tracker._new_object('', frame)
+    entry = tracker._steps.new_object(1, '', frame, tracker.config)
     full = Prompt(box=[10, 10, 60, 60], points=clicks, point_labels=np.ones(64, np.int32))
     entry.points, entry.point_labels = model_points(entry, full, frame, SIZE)
     assert entry.point_labels[0].tolist() == [2, 3] + [1] * 64

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from robust_pvos_ros.tracking.association import Scene
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
-from robust_pvos_ros.tracking.inputs import check_rgb, model_mask, model_points
-from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
-from robust_pvos_ros.tracking.model import Decoded, Sam2Model
+from robust_pvos_ros.tracking.inputs import check_rgb
+from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.output import build_result
-from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
 from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
+from robust_pvos_ros.tracking.steps import ObjectSteps
 from robust_pvos_ros.tracking.types import (
     MAX_LABEL_LENGTH,
     FrameResult,
@@ -30,19 +26,6 @@ from robust_pvos_ros.tracking.types import (
     TrackedObject,
     TrackerConfig,
 )
-
-STAGES = ('encode', 'condition', 'decode', 'remember', 'prompt', 'output')
-LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
-
-
-class _Tracked(NamedTuple):
-    """An unprompted object on a frame: its row, mask, memory, evidence of it, and whether it must not learn from it."""
-
-    entry: ObjectRow
-    decoded: Decoded
-    memory: MemoryFrame
-    evidence: Evidence
-    contested: bool
 
 
 class VideoTracker:
@@ -75,7 +58,7 @@ class VideoTracker:
         self._served = 0
         self._history = FrameHistory(self.config.history_frames)
         self.last_result: FrameResult | None = None
-        self.timings: dict[str, float] = {}
+        self._steps = ObjectSteps(model)
 
     # ---------------------------------------------------------------------------------------------- the streaming verbs
 
@@ -105,19 +88,19 @@ class VideoTracker:
         check_rgb(rgb)
         height, width = rgb.shape[:2]
         self._check_prompts(prompts, height, width)
-        self.timings = dict.fromkeys(STAGES, 0.0)
+        self._steps.begin()
         if features is None:
-            with self._timed('encode'):
+            with self._steps.timed('encode'):
                 features = self.model.encode(rgb)
         frame = StreamFrame(stamp, self._next_index, height, width, features)
         due = self._due()
-        tracked = self._track(frame, due)
+        tracked = self._steps.track(frame, due, self.config)
         if self._frame is not None:
             self._history.push(self._frame, self._table)
         self._frame = frame
         self._next_index += 1
         for one in tracked:
-            self._commit(one, frame)
+            self._steps.commit(one, frame, self.config)
         self._served = due[-1].object_id if due else 0
         return self._finish(self._apply_now(prompts, frame))
 
@@ -141,7 +124,7 @@ class VideoTracker:
         newest, past = self._find(stamp)
         frame = newest if past is None else past.frame
         self._check_prompts(prompts, frame.height, frame.width)
-        self.timings = dict.fromkeys(STAGES, 0.0)
+        self._steps.begin()
         if past is None:
             return self._finish(self._apply_now(prompts, frame))
         return self._finish(self._apply_late(prompts, past, newest))
@@ -162,6 +145,11 @@ class VideoTracker:
         if past is not None or result is None:
             result = self._build_result(rows, frame)
         return Scene(result, {number: row.last_box_in(frame) for number, row in rows.items()})
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds that the last verb spent in each of ``STAGES``."""
+        return self._steps.timings
 
     # ------------------------------------------------------------------------------------------------ the object table
 
@@ -253,29 +241,6 @@ class VideoTracker:
         start = next((place for place, row in enumerate(rows) if row.object_id > self._served), 0)
         return [rows[(start + place) % len(rows)] for place in range(budget)]
 
-    def _track(self, frame: StreamFrame, entries: Sequence[ObjectRow]) -> list[_Tracked]:
-        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
-        for group in group_by_key([entry.memory for entry in entries], frame.index):
-            members = [entries[position] for position in group]
-            with self._timed('condition'):
-                fused = self.model.condition(frame.features, [m.memory for m in members], frame.index)
-            with self._timed('decode'):
-                decoded = self.model.track(frame.features, fused)
-                evidence = evidence_of(decoded)
-            with self._timed('remember'):
-                memories = self.model.remember(frame.features, decoded, frame.index)
-            parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
-            tracked += list(zip(members, parts, memories, evidence, strict=True))
-        waits = contested([decoded for _, decoded, _, _ in tracked], self.config.exclusive_memory)
-        return [_Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
-
-    def _commit(self, one: _Tracked, frame: StreamFrame) -> None:
-        entry, evidence = one.entry, one.evidence
-        entry.show(one.decoded, frame, is_present(entry.present, evidence, self.config))
-        absent = self.config.memory_policy == 'selective' and evidence.score <= 0.5
-        if not absent and not one.contested:
-            entry.memory.remember(one.memory)
-
     def _apply_now(self, prompts: Sequence[Prompt], frame: StreamFrame) -> tuple[int, ...]:
         """Prompt objects on the newest frame; nothing has changed if that fails midway."""
         draft = {p.object_id: self._table[p.object_id].snapshot() for p in prompts if p.object_id}
@@ -287,13 +252,16 @@ class VideoTracker:
         """Prompt objects of ``table`` on ``frame``; new ones are added to it."""
         prompted = []
         for prompt in prompts:
-            entry = self._new_object(prompt.label, frame) if prompt.object_id == 0 else table[prompt.object_id]
+            if prompt.object_id:
+                entry = table[prompt.object_id]
+            else:
+                entry = self._steps.new_object(next(self._ids), prompt.label, frame, self.config)
             if prompt.object_id and entry.mask_index != frame.index:
                 # it waited for its turn: a correction must build on its mask of this very frame
-                for one in self._track(frame, [entry]):
-                    self._commit(one, frame)
-            with self._timed('prompt'):
-                self._prompt(entry, prompt, frame)
+                for one in self._steps.track(frame, [entry], self.config):
+                    self._steps.commit(one, frame, self.config)
+            with self._steps.timed('prompt'):
+                self._steps.prompt(entry, prompt, frame, self.config)
             entry.label = prompt.label or entry.label
             table[entry.object_id] = entry
             prompted.append(entry.object_id)
@@ -309,12 +277,12 @@ class VideoTracker:
         written = [(past.rows, _snapshots(table))]  # once nothing can fail any more
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:
-            for one in self._track(later.frame, list(table.values())):
+            for one in self._steps.track(later.frame, list(table.values()), self.config):
                 known = later.rows.get(one.entry.object_id)
                 if known is not None and known.prompt_frame == later.frame.index:
                     one.entry.take_prompt(known, later.frame, clear_recent=self.config.clear_memory_on_refine)
                 else:
-                    self._commit(one, later.frame)
+                    self._steps.commit(one, later.frame, self.config)
             written.append((later.rows, _snapshots(table)))
         for rows, snapshots in written:
             rows.update(snapshots)
@@ -325,55 +293,8 @@ class VideoTracker:
             self._table[number] = row
         return prompted
 
-    def _new_object(self, label: str, frame: StreamFrame) -> ObjectRow:
-        sam = self.model.sam
-        memory = ObjectMemory(
-            sam.num_maskmem,
-            sam.max_obj_ptrs_in_encoder,
-            self.config.max_conditioning_frames,
-            by_rank=self.config.skips_frames,
-        )
-        absent = self.model.absent_logits()
-        zero = absent.new_zeros
-        return ObjectRow(
-            object_id=next(self._ids),
-            label=label,
-            memory=memory,
-            decoded=Decoded(absent, zero(1, 1), zero(1), zero(1, sam.hidden_dim)),
-            prompt_frame=-1,
-            points=zero(1, 0, 2),
-            point_labels=zero(1, 0, dtype=torch.int32),
-            last_seen_frame=frame.index,
-        )
-
-    def _prompt(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame) -> None:
-        """One object's mask on a frame from a prompt; its memory becomes a conditioning frame."""
-        points: Tensor | None = None
-        labels: Tensor | None = None
-        if prompt.mask is not None:
-            mask = model_mask(prompt.mask, self.model.image_size, self.model.device)
-            decoded = self.model.decode_mask(frame.features, mask)
-        else:
-            points, labels = model_points(entry, prompt, frame, self.model.image_size)
-            earlier = entry.memory.before(frame.index)
-            first = not earlier.conditioning
-            if first:
-                fused = self.model.unconditioned(frame.features)
-            else:
-                fused = self.model.condition(frame.features, [earlier], frame.index)
-            # of an object that was not seen the logits would argue against the prompt
-            known = (entry.prompt_frame == frame.index or not first) and bool((entry.decoded.logits > 0).any())
-            previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
-            decoded = self.model.decode(frame.features, fused, (points, labels), previous, first)
-        memory = self.model.remember(frame.features, decoded, frame.index, prompted=True)[0]
-        entry.show(decoded, frame, bool((decoded.logits > 0).any()))
-        entry.memory.remember_prompt(memory, clear_recent=self.config.clear_memory_on_refine)
-        entry.prompt_frame = frame.index
-        entry.points = points if points is not None else entry.points[:, :0]
-        entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
-
     def _finish(self, prompted: tuple[int, ...]) -> FrameResult:
-        with self._timed('output'):
+        with self._steps.timed('output'):
             result = self._build_result(self._table, self._current(), prompted)
         self.last_result = result
         return result
@@ -421,15 +342,6 @@ class VideoTracker:
         if self._frame is None:
             raise RuntimeError('no frame has been processed yet')
         return self._frame
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.model.device.type == 'cuda':
-            torch.cuda.synchronize(self.model.device)
-        self.timings[stage] += (time.perf_counter() - start) * 1e3
-
 
 def _snapshots(table: Mapping[int, ObjectRow]) -> dict[int, ObjectRow]:
     return {number: row.snapshot() for number, row in table.items()}

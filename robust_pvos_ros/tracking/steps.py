@@ -1,0 +1,133 @@
+"""What a tracker does to its objects on one frame: follow them into it, and take prompts on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
+from robust_pvos_ros.tracking.inputs import model_mask, model_points
+from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
+from robust_pvos_ros.tracking.model import Decoded, Sam2Model
+from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
+from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
+
+STAGES = ('encode', 'condition', 'decode', 'remember', 'prompt', 'output')
+LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM2VideoPredictor.add_new_points_or_box
+
+
+class Tracked(NamedTuple):
+    """An unprompted object on a frame: its row, mask, memory, evidence of it, and whether it must not learn from it."""
+
+    entry: ObjectRow
+    decoded: Decoded
+    memory: MemoryFrame
+    evidence: Evidence
+    contested: bool
+
+
+class ObjectSteps:
+    """The steps of single objects; which objects there are is the tracker's business.
+
+    Args:
+        model: the network.
+
+    Attributes:
+        timings: milliseconds spent in each of ``STAGES`` since :meth:`begin`.
+    """
+
+    def __init__(self, model: Sam2Model) -> None:
+        self._model = model
+        self.timings: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Measure from zero."""
+        self.timings = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what happens inside to a stage's time."""
+        start = time.perf_counter()
+        yield
+        if self._model.device.type == 'cuda':
+            torch.cuda.synchronize(self._model.device)
+        self.timings[stage] += (time.perf_counter() - start) * 1e3
+
+    def track(self, frame: StreamFrame, entries: Sequence[ObjectRow], config: TrackerConfig) -> list[Tracked]:
+        """Follow objects into a frame, in batches; nothing about them changes before :meth:`commit`."""
+        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
+        for group in group_by_key([entry.memory for entry in entries], frame.index):
+            members = [entries[position] for position in group]
+            with self.timed('condition'):
+                fused = self._model.condition(frame.features, [m.memory for m in members], frame.index)
+            with self.timed('decode'):
+                decoded = self._model.track(frame.features, fused)
+                evidence = evidence_of(decoded)
+            with self.timed('remember'):
+                memories = self._model.remember(frame.features, decoded, frame.index)
+            parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
+            tracked += list(zip(members, parts, memories, evidence, strict=True))
+        waits = contested([decoded for _, decoded, _, _ in tracked], config.exclusive_memory)
+        return [Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
+
+    @staticmethod
+    def commit(one: Tracked, frame: StreamFrame, config: TrackerConfig) -> None:
+        """Make a mask that was followed the object's own, and let it remember the frame where it may."""
+        entry, evidence = one.entry, one.evidence
+        entry.show(one.decoded, frame, is_present(entry.present, evidence, config))
+        absent = config.memory_policy == 'selective' and evidence.score <= 0.5
+        if not absent and not one.contested:
+            entry.memory.remember(one.memory)
+
+    def new_object(self, object_id: int, label: str, frame: StreamFrame, config: TrackerConfig) -> ObjectRow:
+        """An object that nothing is known of yet."""
+        sam = self._model.sam
+        memory = ObjectMemory(
+            sam.num_maskmem,
+            sam.max_obj_ptrs_in_encoder,
+            config.max_conditioning_frames,
+            by_rank=config.skips_frames,
+        )
+        absent = self._model.absent_logits()
+        zero = absent.new_zeros
+        return ObjectRow(
+            object_id=object_id,
+            label=label,
+            memory=memory,
+            decoded=Decoded(absent, zero(1, 1), zero(1), zero(1, sam.hidden_dim)),
+            prompt_frame=-1,
+            points=zero(1, 0, 2),
+            point_labels=zero(1, 0, dtype=torch.int32),
+            last_seen_frame=frame.index,
+        )
+
+    def prompt(self, entry: ObjectRow, prompt: Prompt, frame: StreamFrame, config: TrackerConfig) -> None:
+        """One object's mask on a frame from a prompt; its memory becomes a conditioning frame."""
+        points: Tensor | None = None
+        labels: Tensor | None = None
+        if prompt.mask is not None:
+            mask = model_mask(prompt.mask, self._model.image_size, self._model.device)
+            decoded = self._model.decode_mask(frame.features, mask)
+        else:
+            points, labels = model_points(entry, prompt, frame, self._model.image_size)
+            earlier = entry.memory.before(frame.index)
+            first = not earlier.conditioning
+            if first:
+                fused = self._model.unconditioned(frame.features)
+            else:
+                fused = self._model.condition(frame.features, [earlier], frame.index)
+            # of an object that was not seen the logits would argue against the prompt
+            known = (entry.prompt_frame == frame.index or not first) and bool((entry.decoded.logits > 0).any())
+            previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
+            decoded = self._model.decode(frame.features, fused, (points, labels), previous, first)
+        memory = self._model.remember(frame.features, decoded, frame.index, prompted=True)[0]
+        entry.show(decoded, frame, bool((decoded.logits > 0).any()))
+        entry.memory.remember_prompt(memory, clear_recent=config.clear_memory_on_refine)
+        entry.prompt_frame = frame.index
+        entry.points = points if points is not None else entry.points[:, :0]
+        entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]
