@@ -55,7 +55,7 @@ class IncomingFrame:
     Attributes:
         header: of the message; rgb: uint8 (H, W, 3).
         started, converted: ``time.perf_counter`` before and after the conversion, seconds.
-        features: of ``rgb``, where it was encoded with the frames of other cameras; encode_ms: its share of that.
+        features: of ``rgb``, where it was encoded beforehand; encode_ms: what that took, or its share of a batch.
     """
 
     header: Header
@@ -119,7 +119,7 @@ class Camera:
         self._every = policies.overload_policy == 'every'
         self._compressed = config.transport == 'compressed'
         depth = policies.queue_depth if self._every else 1
-        self.queue: FrameQueue[Any] = FrameQueue(depth, self._handle)
+        self.queue: FrameQueue[Any] = FrameQueue(depth, self.process)
         self._active = False
         self._subscriptions: list[Subscription] = []
         self._header: Header | None = None
@@ -219,11 +219,6 @@ class Camera:
                     f'{self.name}: {dropped} frames lost although overload_policy is every: the player must keep fewer '
                     f'than queue_depth = {self.policies.queue_depth} frames unacknowledged'
                 )
-
-    def _handle(self, message: Any) -> None:
-        frame = self.prepare(message)
-        if frame is not None:
-            self.process(frame)
 
     def prepare(self, message: Any) -> IncomingFrame | None:
         """Pixels of a queued image; None, reported and counted, if it is malformed."""

@@ -41,6 +41,8 @@ class NodeConfig:
         cameras: names of the cameras, 1 to 8; each has its own objects, all share one model.
         batch_cameras: encode the frames of several cameras that wait at the same time in one batch: ``true``,
             ``false``, or ``auto``: on a GPU.  Encoders of a fixed size (onnx, tensorrt) take one image at a time.
+        encode_ahead: encode the next frame while objects are tracked into this one: ``true``, ``false``, or ``auto``:
+            on a CPU with as many free cores as ``threads`` takes.
         overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
             (live, best effort); ``every`` processes all in order (replay, reliable).
         queue_depth: frames that may wait under ``every``; a player must keep fewer unacknowledged.
@@ -56,6 +58,7 @@ class NodeConfig:
     autostart: bool = True
     cameras: tuple[str, ...] = ('camera',)
     batch_cameras: str = 'auto'
+    encode_ahead: str = 'auto'
     overload_policy: str = 'latest'
     queue_depth: int = 32
     time_jump_policy: str = 'remove_objects'
@@ -114,6 +117,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     'precision': ('auto', 'float32', 'bfloat16'),
     'encoder': ('auto', 'torch', 'onnx', 'tensorrt'),
     'batch_cameras': ('auto', 'true', 'false'),
+    'encode_ahead': ('auto', 'true', 'false'),
     'memory_policy': MEMORY_POLICIES,
     'overload_policy': ('latest', 'every'),
     'time_jump_policy': ('remove_objects', 'keep'),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from robust_pvos_ros.node_report import camera_status, node_status, status_line
 from robust_pvos_ros.node_services import NodeServices, ServedNode
 from robust_pvos_ros.parameters import Configuration, NodeConfig, NodeParameters
 from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError
-from robust_pvos_ros.worker import FrameQueue, Worker
+from robust_pvos_ros.worker import FrameQueue, Waiting, Worker
 
 if TYPE_CHECKING:
     from robust_pvos_ros.export.choose import Choice
@@ -89,7 +90,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self._prompts = prompts_publisher(self)
         self._status = self.create_publisher(String, interface.STATUS.name, 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS.name, 10)
-        self.worker = Worker(self._worker_failed)
+        self.worker = Worker(self._worker_failed, self._prepare)
         self._served = NodeServices(self, self._requests)
         self._intake = PromptIntake(self, self._served)
         # A report must also come while simulated time stands still, so its rhythm is not the node's clock.
@@ -208,7 +209,8 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             )  # fmt: skip
         wanted = configuration.node.batch_cameras
         batches = wanted == 'true' or (wanted == 'auto' and model.device.type == 'cuda')
-        self.worker.together = self._process_together if batches and len(self.cameras) > 1 else None
+        self.worker.together = batches and len(self.cameras) > 1
+        self.worker.ahead = _encodes_ahead(configuration.node.encode_ahead, model.device.type)
         took = time.perf_counter() - start
         self.get_logger().info(
             f'model {model.name} is ready on {model.device} in {model.precision} after {took:.1f} s; '
@@ -243,7 +245,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             camera.destroy()
         on_gpu = self.model is not None and self.model.device.type == 'cuda'
         self.cameras = {}
-        self.worker.together = None
+        self.worker.together = self.worker.ahead = False
         self.model = self.configuration = self.encoder_choice = self.relief = None
         gc.collect()
         if on_gpu:
@@ -277,18 +279,17 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
 
     # --------------------------------------------------------------------------------------------------------- frames
 
-    def _process_together(self, frames: list[tuple[FrameQueue, Any]]) -> None:
-        """One frame each of several cameras: encode them in one batch, then track and publish one after the other."""
-        ready: list[tuple[Camera, IncomingFrame]] = []
+    def _prepare(self, frames: Waiting) -> Waiting:
+        """Pixels of one frame each of some cameras, and feature maps where that is done ahead or in a batch."""
+        ready: list[tuple[FrameQueue, IncomingFrame]] = []
         for queue, message in frames:
             camera = next(camera for camera in self.cameras.values() if camera.queue is queue)
             frame = camera.prepare(message)
             if frame is not None:
-                ready.append((camera, frame))
-        if len(ready) > 1:
+                ready.append((queue, frame))
+        if len(ready) > 1 or (ready and self.worker.ahead):
             self._encode([frame for _, frame in ready])
-        for camera, frame in ready:
-            camera.process(frame)
+        return ready
 
     def _encode(self, frames: list[IncomingFrame]) -> None:
         model, relief = self.model, self.relief
@@ -296,10 +297,14 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             return
         start = time.perf_counter()
         try:
-            features = relief.run(lambda: model.encode_batch([frame.rgb for frame in frames]))
+            pictures = [frame.rgb for frame in frames]
+            # ahead, memory that does not suffice is found by the worker: relief changes what belongs to its thread
+            features = model.encode_batch(pictures) if self.worker.ahead else relief.run(
+                lambda: model.encode_batch(pictures)
+            )
         except Exception:
             # each camera encodes its own frame then, and one that cannot says so
-            self.get_logger().error(f'frames were not encoded together:\n{traceback.format_exc()}')
+            self.get_logger().error(f'frames were not encoded beforehand:\n{traceback.format_exc()}')
             return
         share = (time.perf_counter() - start) * 1e3 / len(frames)
         for frame, maps in zip(frames, features, strict=True):
@@ -316,6 +321,14 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
 
     def _worker_failed(self, error: Exception) -> None:
         self.get_logger().error(''.join(traceback.format_exception(error)))
+
+
+def _encodes_ahead(wanted: str, device: str) -> bool:
+    if wanted != 'auto' or device != 'cpu':
+        return wanted == 'true'
+    import torch
+
+    return 2 * torch.get_num_threads() <= (os.cpu_count() or 1)
 
 
 def _warm_up(tracker: VideoTracker) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -379,3 +382,23 @@ def test_official_tiny_tracks_through_the_same_code() -> None:
     results = [tracker.step(frame, i, [box(50, 50), box(200, 90)] if i == 0 else ()) for i, frame in enumerate(frames)]
     assert [len(r.objects) for r in results] == [2, 2, 2]
     assert results[-1].mask_logits.shape == (2, 256, 256) and np.isfinite(results[-1].mask_logits).all()
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason='one core cannot show what another thread takes')
+def test_one_thread_of_torch_keeps_the_other_cores_free() -> None:
+    program = """
+import time
+import numpy as np, torch
+from robust_pvos_ros.tracking.model import load_model
+from robust_pvos_ros.tracking.tracker import VideoTracker
+from robust_pvos_ros.tracking.types import ModelConfig, Prompt
+tracker = VideoTracker(load_model(ModelConfig(threads=1, precision='float32')))
+picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+tracker.step(picture, 0, [Prompt(mask=np.ones((480, 640), bool))])
+everything, this = time.process_time(), time.thread_time()
+for stamp in range(1, 11):
+    tracker.step(picture, stamp)
+print((time.process_time() - everything) / (time.thread_time() - this))
+"""
+    told = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert float(told.stdout) < 1.2, 'some library keeps threads of its own busy'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 
 import pytest
 
@@ -16,9 +18,10 @@ def done():
 
 @pytest.fixture
 def worker():
+    """One whose ``step`` prepares frames; by default they stay as they are."""
     errors: list[Exception] = []
-    worker = Worker(errors.append)
-    worker.errors = errors
+    worker = Worker(errors.append, lambda frames: worker.step(frames))
+    worker.step, worker.errors = lambda frames: frames, errors
     yield worker
     assert worker.stop(10)
 
@@ -40,6 +43,13 @@ def drain(worker: Worker, queue: FrameQueue) -> None:
     while len(queue):
         worker.call(lambda: None)
     worker.call(lambda: None)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_the_oldest_frame_gives_way_and_the_caller_is_told(worker, done):
@@ -93,21 +103,25 @@ def test_one_frame_of_each_camera_is_taken_together(worker, done):
     left, right, idle = (FrameQueue(5, done.append) for _ in range(3))
     for queue in (left, right, idle):
         worker.attach(queue)
-    worker.together = lambda frames: done.append([item for _, item in frames])
+    rounds = []
+    worker.together = True
+    worker.step = lambda frames: rounds.append([item for _, item in frames]) or frames
     release = hold(worker)
     for frame in range(3):
         worker.offer(left, f'left {frame}')
     worker.offer(right, 'right 0')
     release.set()
     drain(worker, left)
-    assert done == [['left 0', 'right 0'], 'left 1', 'left 2']
+    assert rounds == [['left 0', 'right 0'], ['left 1'], ['left 2']]
+    assert done == ['left 0', 'right 0', 'left 1', 'left 2']
 
 
-def test_a_failing_round_is_reported_and_the_next_one_runs(worker, done):
+def test_a_round_that_cannot_be_prepared_is_reported_and_the_next_one_runs(worker, done):
     left, right = (FrameQueue(5, done.append) for _ in range(2))
     worker.attach(left)
     worker.attach(right)
-    worker.together = lambda frames: 1 / 0
+    worker.together = True
+    worker.step = lambda frames: frames if len(frames) == 1 else 1 / 0
     release = hold(worker)
     for frame in range(2):
         worker.offer(left, frame)
@@ -116,6 +130,131 @@ def test_a_failing_round_is_reported_and_the_next_one_runs(worker, done):
     drain(worker, left)
     assert done == [1]
     assert [type(error) for error in worker.errors] == [ZeroDivisionError]
+
+
+# ------------------------------------------------------------------------------------------------------ preparing ahead
+
+
+def test_the_next_frame_is_prepared_while_one_is_handled(worker):
+    prepared, handling, go_on = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    def step(frames):
+        seen.append(('prepare', frames[0][1], threading.current_thread().name))
+        if frames[0][1] == 1:
+            prepared.set()
+        return [(queue, item * 10) for queue, item in frames]
+
+    def handle(item):
+        seen.append(('handle', item, threading.current_thread().name))
+        handling.set()
+        assert go_on.wait(10)
+
+    queue = FrameQueue(5, handle)
+    worker.step, worker.ahead = step, True
+    worker.attach(queue)
+    worker.offer(queue, 0)
+    assert handling.wait(10)
+    worker.offer(queue, 1)
+    worker.offer(queue, 2)
+    assert prepared.wait(10), 'frame 1 is prepared while frame 0 is handled'
+    assert [entry for entry in seen if entry[0] == 'handle'] == [('handle', 0, 'tracker')]
+    assert len(queue) == 1, 'one frame ahead and no more'
+    go_on.set()
+    wait_for(lambda: ('handle', 20, 'tracker') in seen)
+    assert [entry[:2] for entry in seen if entry[0] == 'handle'] == [('handle', n) for n in (0, 10, 20)]
+    assert {entry[2] for entry in seen if entry[0] == 'prepare'} == {'encoder'}
+
+
+def test_commands_run_before_a_frame_that_was_prepared_ahead(worker, done):
+    prepared, handling, go_on = (threading.Event() for _ in range(3))
+
+    def step(frames):
+        if frames[0][1] == 1:
+            prepared.set()
+        return frames
+
+    def handle(item):
+        done.append(item)
+        handling.set()
+        assert go_on.wait(10)
+
+    queue = FrameQueue(5, handle)
+    worker.step, worker.ahead = step, True
+    worker.attach(queue)
+    worker.offer(queue, 0)
+    assert handling.wait(10)
+    worker.offer(queue, 1)
+    assert prepared.wait(10)
+    worker.submit(lambda: done.append('command'))
+    go_on.set()
+    wait_for(lambda: len(done) == 3)
+    assert done == [0, 'command', 1]
+
+
+def test_detaching_waits_for_what_is_prepared_and_forgets_it(worker, done):
+    queue, other = (FrameQueue(5, done.append) for _ in range(2))
+    preparing, go_on = threading.Event(), threading.Event()
+
+    def step(frames):
+        preparing.set()
+        assert go_on.wait(10)
+        return frames
+
+    worker.step, worker.ahead = step, True
+    worker.attach(queue)
+    worker.attach(other)
+    release = hold(worker)
+    for frame in range(3):
+        worker.offer(queue, frame)
+    assert preparing.wait(10)
+    forgotten = []
+    thread = threading.Thread(target=lambda: forgotten.append(worker.detach(queue)))
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive(), 'the frame is still in work'
+    go_on.set()
+    thread.join(10)
+    assert forgotten == [3]
+    worker.offer(other, 'other')
+    release.set()
+    wait_for(lambda: done)
+    assert done == ['other']
+
+
+def test_without_preparing_ahead_everything_happens_on_one_thread(worker, done):
+    names = []
+    worker.step = lambda frames: names.append(threading.current_thread().name) or frames
+    queue = FrameQueue(5, done.append)
+    worker.ahead = True
+    worker.ahead = False
+    worker.attach(queue)
+    worker.offer(queue, 1)
+    drain(worker, queue)
+    assert done == [1] and names == ['tracker']
+
+
+def test_a_frame_is_prepared_just_in_time(worker):
+    """While the handling of frames takes much longer than preparing them, the next one is begun late."""
+    begun, ended = {}, {}
+
+    def step(frames):
+        begun[frames[0][1]] = time.monotonic()
+        return frames
+
+    def handle(frame):
+        time.sleep(0.1)
+        ended[frame] = time.monotonic()
+
+    queue = FrameQueue(1, handle)
+    worker.step, worker.ahead = step, True
+    worker.attach(queue)
+    for frame in range(60):
+        worker.offer(queue, frame)
+        time.sleep(0.01)
+    frames = sorted(ended)[1:]
+    waits = [ended[before] - begun[after] for before, after in itertools.pairwise(frames)]
+    assert len(waits) >= 2 and sorted(waits)[len(waits) // 2] < 0.05
 
 
 def test_a_busy_camera_does_not_starve_the_others(worker, done):

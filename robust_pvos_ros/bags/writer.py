@@ -23,8 +23,8 @@ from robust_pvos_ros.bags.places import check_free, partial_of
 
 METADATA_VERSION: Literal[8] = 8
 """The newest in which Humble can read the QoS profiles; in version 9 they are no text any more."""
-COMPRESSION_LEVEL = 1
-"""Of zstd: half the time of its default for a tenth more bytes."""
+COMPRESSION_LEVEL = -3
+"""Of zstd: camera pictures take a quarter less time than at level 1 for 8 % more bytes."""
 
 
 def header_stamp(data: bytes | memoryview) -> int:

@@ -7,6 +7,7 @@ hw = (S / 16)^2 stride-16 tokens.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -78,6 +79,7 @@ class Sam2Model:
             nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
             self._no_points, self._no_mask = sam.sam_prompt_encoder(points=nowhere, boxes=None, masks=None)
             self._image_position = sam.sam_prompt_encoder.get_dense_pe()
+        self._encoding = threading.Lock()  # encoders and stagers have buffers; frames may be encoded ahead of the rest
         self.stager: Stager = make_stager(self.device, self.image_size)
         lay_out(sam, precision)
 
@@ -93,7 +95,7 @@ class Sam2Model:
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray) -> EncoderOutput:
         """Feature maps of a camera image, uint8 (H, W, 3)."""
-        with self._autocast():
+        with self._encoding, self._autocast():
             return EncoderOutput(*(x.float() for x in self.encoder(self.preprocess(rgb))))
 
     @torch.inference_mode()
@@ -105,9 +107,8 @@ class Sam2Model:
         """
         if len(pictures) < 2 or not self.encoder.takes_batches:
             return [self.encode(rgb) for rgb in pictures]
-        images = torch.cat([self.preprocess(rgb) for rgb in pictures])
-        with self._autocast():
-            maps = self.encoder(images)
+        with self._encoding, self._autocast():
+            maps = self.encoder(torch.cat([self.preprocess(rgb) for rgb in pictures]))
         # copies, since a view would keep the maps of every camera alive as long as any one frame is remembered
         rows = (tuple(x[row : row + 1].to(torch.float32, copy=True) for x in maps) for row in range(len(pictures)))
         return [EncoderOutput(*parts) for parts in rows]
@@ -119,9 +120,10 @@ class Sam2Model:
         """
         if self.precision == 'bfloat16':
             return False
-        self.attention = CachedMemoryAttention(self.sam, self.adapter, torch.bfloat16)
-        self.precision = 'bfloat16'
-        lay_out(self.sam, self.precision)
+        with self._encoding:
+            self.attention = CachedMemoryAttention(self.sam, self.adapter, torch.bfloat16)
+            self.precision = 'bfloat16'
+            lay_out(self.sam, self.precision)
         return True
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
 from robust_pvos_ros.tracking.types import FrameResult, ObjectState, TrackedObject
@@ -26,7 +27,7 @@ EMPTY = MaskMeasure((0, 0, 0, 0), (0.0, 0.0), 0)
 
 
 @lru_cache(maxsize=16)
-def _bilinear_matrix(source: int, target: int) -> np.ndarray:
+def _bilinear_matrix(source: int, target: int) -> Tensor:
     """float32 (target, source): ``F.interpolate(mode='bilinear', align_corners=False)`` along one axis."""
     position = np.maximum((np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5, 0)
     low = np.minimum(position.astype(np.int64), source - 1)
@@ -35,7 +36,7 @@ def _bilinear_matrix(source: int, target: int) -> np.ndarray:
     rows = np.arange(target)
     matrix[rows, low] += 1 - weight
     matrix[rows, np.minimum(low + 1, source - 1)] += weight
-    return matrix.astype(np.float32)
+    return torch.from_numpy(matrix.astype(np.float32))
 
 
 def _reach(positive: np.ndarray, target: int) -> slice:
@@ -67,8 +68,9 @@ def render_masks(logits: np.ndarray, ids: list[int], height: int, width: int) ->
             continue
         rows = _reach(positive.any(1), height)
         columns = _reach(positive.any(0), width)
-        across = _bilinear_matrix(logits.shape[1], height)[rows] @ object_logits
-        value = across @ _bilinear_matrix(logits.shape[2], width)[columns].T
+        # torch's product and not NumPy's, whose idle threads would spin on the cores that others need
+        across = _bilinear_matrix(logits.shape[1], height)[rows] @ torch.from_numpy(object_logits)
+        value = (across @ _bilinear_matrix(logits.shape[2], width)[columns].T).numpy()
         if best is None:
             best = np.zeros((height, width), np.float32)
         np.greater(value, 0, out=mask[rows, columns])
