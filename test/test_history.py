@@ -10,7 +10,7 @@ import torch
 from robust_pvos_ros.tracking.checkpoints import build_sam
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import FrameResult, Prompt, PromptError, TrackerConfig
+from robust_pvos_ros.tracking.types import FrameResult, ObjectState, Prompt, PromptError, TrackerConfig
 
 
 def draw(index: int) -> np.ndarray:
@@ -182,3 +182,82 @@ def test_a_reset_forgets_the_past_too(model: Sam2Model) -> None:
     with pytest.raises(PromptError, match='older than the frames that are kept'):
         tracker.apply([PROMPTS['point']], 200)
     assert tracker.apply([PROMPTS['point']], 400).prompted == (2,)
+
+
+def test_after_a_cut_no_frame_from_before_can_be_prompted_and_objects_stay(model: Sam2Model) -> None:
+    tracker, calm = VideoTracker(model), VideoTracker(model)
+    for one in (tracker, calm):
+        play(one, {0: [(0, PROMPTS['box'])]}, 6)
+    tracker.cut()
+    assert tracker.history_bytes() == 0 and tracker.stamps() is None
+    assert [o.object_id for o in tracker.objects] == [1]
+    for stamp in (None, 600, 300):
+        with pytest.raises(PromptError, match='since the jump of time'):
+            tracker.apply([PROMPTS['point']], stamp)
+    result = tracker.step(CLIP[6], 50)
+    np.testing.assert_array_equal(result.mask_logits, calm.step(CLIP[6], 700).mask_logits)
+    assert tracker.stamps() == (50, 50), 'the frame before the cut is not among the past ones'
+    tracker.step(CLIP[7], 150)
+    assert tracker.stamps() == (50, 150)
+    with pytest.raises(PromptError, match='is newer than the newest processed frame'):
+        tracker.apply([PROMPTS['point']], 600)
+    assert tracker.apply([PROMPTS['point']], 50).prompted == (2,)
+
+
+def test_the_nearest_frame_is_found_within_a_tolerance(model: Sam2Model) -> None:
+    tracker = VideoTracker(model, TrackerConfig(history_frames=4))
+    with pytest.raises(PromptError, match='no frame has been processed'):
+        tracker.nearest(100, 50)
+    play(tracker, {}, 8)
+    assert tracker.stamps() == (400, 800)
+    for stamp, found in ((700, 700), (749, 700), (751, 800), (850, 800), (390, 400)):
+        assert tracker.nearest(stamp, 50) == found
+    for stamp in (851, 349):
+        with pytest.raises(PromptError, match='away from the nearest frame that is kept'):
+            tracker.nearest(stamp, 50)
+    with pytest.raises(PromptError, match='away from'):
+        tracker.nearest(701, 0)
+
+
+def test_an_object_that_was_prompted_late_knows_where_it_was_last_seen(model: Sam2Model, monkeypatch) -> None:
+    features, track = [model.encode(frame) for frame in CLIP[:8]], model.track
+
+    def hidden_at_last(frame, fused):
+        decoded = track(frame, fused)
+        if frame is not features[-1]:
+            return decoded
+        return decoded._replace(logits=torch.full_like(decoded.logits, -1024.0), score=decoded.score.clamp(max=-9.0))
+
+    monkeypatch.setattr(model, 'track', hidden_at_last)
+    places = []
+    for given_after in (3, 7):
+        tracker = VideoTracker(model)
+        for index, maps in enumerate(features):
+            tracker.step(CLIP[index], 100 * (index + 1), (), maps)
+            if index == given_after:
+                tracker.apply([PROMPTS['box']], 400)
+        assert tracker.objects[0].state == ObjectState.OCCLUDED
+        places.append([tracker.scene(stamp).last_boxes[1] for stamp in (600, 800)])
+    timely, late = np.array(places)
+    np.testing.assert_allclose(late, timely, atol=1.5)
+    assert (late[:, 2] - late[:, 0] > 20).all() and (late[:, 3] - late[:, 1] > 20).all()
+
+
+def test_masks_of_other_objects_count_for_a_late_prompt(model: Sam2Model, monkeypatch) -> None:
+    tracker = VideoTracker(model, TrackerConfig(exclusive_memory=0.5))
+    play(tracker, {0: [(0, PROMPTS['box'])]}, 6)
+    real, beside_of = tracker._steps.track, {}
+
+    def track(frame, entries, config, beside=()):
+        beside_of[frame.index] = list(beside)
+        return real(frame, entries, config, beside)
+
+    monkeypatch.setattr(tracker._steps, 'track', track)
+    tracker.apply([PROMPTS['point']], 300)
+    assert {index: len(beside) for index, beside in beside_of.items()} == {3: 1, 4: 1, 5: 1}
+    row = tracker._table[2]
+    [own] = real(tracker._current(), [row], tracker.config)
+    for score, waits in ((1.0, True), (-1.0, False)):
+        other = own.decoded._replace(score=own.decoded.score + score)
+        [one] = real(tracker._current(), [row], tracker.config, [other])
+        assert one.contested == waits and not own.contested

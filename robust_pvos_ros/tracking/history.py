@@ -127,6 +127,21 @@ class FrameHistory:
             f'{seconds_text(newest.stamp)}, or zero for the newest'
         )
 
+    def nearest(self, stamp: int, newest: StreamFrame, tolerance: int) -> int:
+        """Stamp of the frame, a past one or ``newest``, that was taken closest to ``stamp``.
+
+        Raises:
+            PromptError: if it was taken more than ``tolerance`` nanoseconds before or after.
+        """
+        kept = [newest.stamp, *(past.frame.stamp for past in self._frames)]
+        best = min(kept, key=lambda taken: abs(taken - stamp))
+        if abs(best - stamp) > tolerance:
+            raise PromptError(
+                f'stamp {seconds_text(stamp)} is {abs(best - stamp) / 1e9:.3f} s away from the nearest frame that is '
+                f'kept, {seconds_text(best)}: it must be within {tolerance / 1e9:.3f} s of one'
+            )
+        return best
+
     def oldest_stamp(self, newest: StreamFrame) -> int:
         """Of the oldest kept frame; that of ``newest`` where none is kept."""
         return self._frames[0].frame.stamp if self._frames else newest.stamp

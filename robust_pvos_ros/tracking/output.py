@@ -91,6 +91,20 @@ def measure(mask: np.ndarray) -> MaskMeasure:
     return MaskMeasure((x, y, x + width, y + height), (moments['m10'] / area, moments['m01'] / area), area)
 
 
+def note_place(entry: ObjectRow, frame: StreamFrame) -> None:
+    """Let a row learn where its mask lies on ``frame``, which the mask belongs to; nothing where it is not present."""
+    if entry.present:
+        logits = entry.decoded.logits[:, 0].cpu().numpy()
+        masks, _ = render_masks(logits, [entry.object_id], frame.height, frame.width)
+        _note_box(entry, measure(masks[0]), frame)
+
+
+def _note_box(entry: ObjectRow, found: MaskMeasure, frame: StreamFrame) -> None:
+    if found.area:
+        x0, y0, x1, y1 = found.box
+        entry.last_box = x0 / frame.width, y0 / frame.height, x1 / frame.width, y1 / frame.height
+
+
 def describe(
     entry: ObjectRow, mask: np.ndarray, score: float, iou: float, frame: StreamFrame, lost_after: int
 ) -> TrackedObject:
@@ -105,8 +119,7 @@ def describe(
     unseen = 0 if present else max(0, frame.index - entry.last_seen_frame)
     state = ObjectState.TRACKING
     if present:
-        x0, y0, x1, y1 = found.box
-        entry.last_box = x0 / frame.width, y0 / frame.height, x1 / frame.width, y1 / frame.height
+        _note_box(entry, found, frame)
     else:
         state = ObjectState.LOST if unseen >= lost_after else ObjectState.OCCLUDED
     return TrackedObject(

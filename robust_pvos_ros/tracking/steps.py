@@ -58,8 +58,21 @@ class ObjectSteps:
             torch.cuda.synchronize(self._model.device)
         self.timings[stage] += (time.perf_counter() - start) * 1e3
 
-    def track(self, frame: StreamFrame, entries: Sequence[ObjectRow], config: TrackerConfig) -> list[Tracked]:
-        """Follow objects into a frame, in batches; nothing about them changes before :meth:`commit`."""
+    def track(
+        self,
+        frame: StreamFrame,
+        entries: Sequence[ObjectRow],
+        config: TrackerConfig,
+        beside: Sequence[Decoded] = (),
+    ) -> list[Tracked]:
+        """Follow objects into a frame, in batches; nothing about them changes before :meth:`commit`.
+
+        Args:
+            frame: to follow them into.
+            entries: the objects.
+            config: of the tracker.
+            beside: masks of other objects on this frame, batch 1 each, which may claim the same pixels.
+        """
         tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
             members = [entries[position] for position in group]
@@ -72,7 +85,7 @@ class ObjectSteps:
                 memories = self._model.remember(frame.features, decoded, frame.index)
             parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
             tracked += list(zip(members, parts, memories, evidence, strict=True))
-        waits = contested([decoded for _, decoded, _, _ in tracked], config.exclusive_memory)
+        waits = contested([*beside, *(decoded for _, decoded, _, _ in tracked)], config.exclusive_memory)[len(beside) :]
         return [Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
 
     @staticmethod

@@ -15,7 +15,7 @@ from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
 from robust_pvos_ros.tracking.inputs import check_rgb
 from robust_pvos_ros.tracking.model import Sam2Model
-from robust_pvos_ros.tracking.output import build_result
+from robust_pvos_ros.tracking.output import build_result, note_place
 from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
 from robust_pvos_ros.tracking.steps import ObjectSteps
 from robust_pvos_ros.tracking.types import (
@@ -54,6 +54,7 @@ class VideoTracker:
         self._elsewhere = elsewhere
         self._table: dict[int, ObjectRow] = {}
         self._frame: StreamFrame | None = None
+        self._cut = False
         self._next_index = 0
         self._served = 0
         self._history = FrameHistory(self.config.history_frames)
@@ -95,9 +96,9 @@ class VideoTracker:
         frame = StreamFrame(stamp, self._next_index, height, width, features)
         due = self._due()
         tracked = self._steps.track(frame, due, self.config)
-        if self._frame is not None:
+        if self._frame is not None and not self._cut:
             self._history.push(self._frame, self._table)
-        self._frame = frame
+        self._frame, self._cut = frame, False
         self._next_index += 1
         for one in tracked:
             self._steps.commit(one, frame, self.config)
@@ -108,7 +109,10 @@ class VideoTracker:
         """Apply prompts to a processed frame, from its cached features.
 
         On a past frame a prompt has the effect that it would have had in time: the object is followed through the
-        frames that came since, so that it is up to date on the newest one.
+        frames that came since, so that it is up to date on the newest one.  Two settings make a difference: with
+        ``object_budget`` it is followed through every one of these frames and not only through those on which it would
+        have had its turn, and with ``exclusive_memory`` the other objects keep what they have learnt of frames on which
+        they would have had to give way to it.
 
         Args:
             prompts: in pixels of that frame.
@@ -128,6 +132,15 @@ class VideoTracker:
         if past is None:
             return self._finish(self._apply_now(prompts, frame))
         return self._finish(self._apply_late(prompts, past, newest))
+
+    def nearest(self, stamp: int, tolerance: int) -> int:
+        """Stamp of the frame that can be prompted and was taken closest to ``stamp``; all in nanoseconds.
+
+        Raises:
+            PromptError: if there is no frame, or none within ``tolerance``.
+        """
+        newest, _ = self._find(None)
+        return self._history.nearest(stamp, newest, tolerance)
 
     def scene(self, stamp: int | None = None) -> Scene:
         """The objects of the table on a frame that can be prompted, for matching detections with them.
@@ -178,6 +191,14 @@ class VideoTracker:
         self._refresh()
         return removed
 
+    def cut(self) -> None:
+        """Forget every past frame and take no prompt for the newest: the next one does not follow it in time.
+
+        Objects and what they remember stay.
+        """
+        self._history.clear()
+        self._cut = True
+
     @property
     def objects(self) -> tuple[TrackedObject, ...]:
         """Every object as of the newest frame, in ascending ID."""
@@ -205,7 +226,9 @@ class VideoTracker:
 
     def stamps(self) -> tuple[int, int] | None:
         """Stamps of the oldest and the newest frame that can be prompted; None before the first frame."""
-        return None if self._frame is None else (self._history.oldest_stamp(self._frame), self._frame.stamp)
+        if self._frame is None or self._cut:
+            return None
+        return self._history.oldest_stamp(self._frame), self._frame.stamp
 
     def history_bytes(self) -> int:
         """Bytes held by past frames: feature maps, and what objects remembered of them."""
@@ -226,7 +249,7 @@ class VideoTracker:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state` of a tracker with the same model and configuration; ``step`` must be next."""
         self._next_index, self._frame, self.last_result = int(state['next_index']), None, None
-        self._served = int(state.get('served', 0))
+        self._served, self._cut = int(state.get('served', 0)), False
         self._history.clear()
         self._table = {row.object_id: row for row in map(unpack_row, state['objects'])}
 
@@ -274,16 +297,18 @@ class VideoTracker:
             raise PromptError(f'object {born_later[0]} did not exist on the frame of this prompt: give a later stamp')
         table = {p.object_id: past.rows[p.object_id].snapshot() for p in prompts if p.object_id}
         prompted = self._apply(prompts, past.frame, table)
-        written = [(past.rows, _snapshots(table))]  # once nothing can fail any more
+        written = [(past.rows, _as_of(past.frame, table))]  # once nothing can fail any more
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:
-            for one in self._steps.track(later.frame, list(table.values()), self.config):
+            others = [row for number, row in later.rows.items() if number not in table]
+            beside = [row.decoded for row in others if row.mask_index == later.frame.index]
+            for one in self._steps.track(later.frame, list(table.values()), self.config, beside):
                 known = later.rows.get(one.entry.object_id)
                 if known is not None and known.prompt_frame == later.frame.index:
                     one.entry.take_prompt(known, later.frame, clear_recent=self.config.clear_memory_on_refine)
                 else:
                     self._steps.commit(one, later.frame, self.config)
-            written.append((later.rows, _snapshots(table)))
+            written.append((later.rows, _as_of(later.frame, table)))
         for rows, snapshots in written:
             rows.update(snapshots)
         given = {number: prompt.label for number, prompt in zip(prompted, prompts, strict=True) if prompt.label}
@@ -333,8 +358,9 @@ class VideoTracker:
     def _find(self, stamp: int | None) -> tuple[StreamFrame, PastFrame | None]:
         """The newest frame, and the past one with a stamp; None where that is the newest.  Raises ``PromptError``."""
         newest = self._frame
-        if newest is None:
-            raise PromptError('no frame has been processed yet: a prompt needs an image to be drawn on')
+        if newest is None or self._cut:
+            since = ' since the jump of time' if self._cut else ''
+            raise PromptError(f'no frame has been processed yet{since}: a prompt needs an image to be drawn on')
         past = None if stamp is None or stamp == newest.stamp else self._history.find(stamp, newest)
         return newest, past
 
@@ -343,5 +369,9 @@ class VideoTracker:
             raise RuntimeError('no frame has been processed yet')
         return self._frame
 
-def _snapshots(table: Mapping[int, ObjectRow]) -> dict[int, ObjectRow]:
+
+def _as_of(frame: StreamFrame, table: Mapping[int, ObjectRow]) -> dict[int, ObjectRow]:
+    """Snapshots of rows whose masks belong to ``frame``, with the places where they were seen."""
+    for row in table.values():
+        note_place(row, frame)
     return {number: row.snapshot() for number, row in table.items()}
