@@ -16,6 +16,7 @@ from robust_pvos_ros.tracking.staging import (
     BUFFERS,
     IMAGE_MEAN,
     IMAGE_STD,
+    SHAPES,
     CpuStager,
     GpuStager,
     HostBuffer,
@@ -83,18 +84,40 @@ def test_an_image_is_not_overwritten_by_the_next_ones() -> None:
     for rgb, one in zip(pictures, found, strict=True):
         assert torch.equal(one, GpuStager(CPU, 32, plain, 'test')(rgb))
     assert len(made) == BUFFERS
-    stager(picture(20, 20))
-    assert len(made) == 2 * BUFFERS and made[-1].array.shape == (20, 20, 3)
+
+
+def test_cameras_of_several_sizes_keep_their_buffers_and_their_number_is_bounded() -> None:
+    made: list[tuple[int, ...]] = []
+
+    def allocate(shape: tuple[int, ...]) -> HostBuffer:
+        made.append(shape)
+        return plain(shape)
+
+    stager = GpuStager(CPU, 32, allocate, 'test')
+    sizes = [(20 + number, 30) for number in range(SHAPES)]
+    for seed in range(3):
+        for size in sizes:
+            rgb = picture(*size, seed)
+            assert torch.equal(stager(rgb), GpuStager(CPU, 32, plain, 'test')(rgb))
+    assert made == [(*size, 3) for size in sizes for _ in range(BUFFERS)]
+    stager(picture(*sizes[0]))
+    stager(picture(99, 30))
+    assert len(stager._rings) == SHAPES
+    assert (99, 30, 3) in stager._rings and (*sizes[0], 3) in stager._rings
+    assert (*sizes[1], 3) not in stager._rings, 'the one that was not used for longest gave way'
 
 
 def test_a_buffer_waits_until_the_device_has_read_it() -> None:
     stager = GpuStager(CPU, 32, plain, 'test')
     stager(picture(50, 60))
     waited = []
-    stager._read = [SimpleNamespace(synchronize=lambda n=n: waited.append(n)) for n in range(BUFFERS)]  # type: ignore[misc]
+    ring = stager._rings[50, 60, 3]
+    ring.read = [SimpleNamespace(synchronize=lambda n=n: waited.append(n)) for n in range(BUFFERS)]  # type: ignore[misc]
     stager(picture(50, 60))
     assert waited == [1]
-    stager(picture(20, 20))  # another size gives the old buffers up: both must have been read
+    for side in range(20, 20 + SHAPES):  # so many other sizes give the buffers up: both must have been read
+        assert waited == [1]
+        stager(picture(side, side))
     assert waited == [1, 0, 1]
 
 

@@ -21,6 +21,8 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 BUFFERS = 2
 """Images between the camera and the GPU: one is uploaded while the next is copied."""
+SHAPES = 8
+"""Sizes of images that have buffers at the same time: one for each camera, since those of several may differ."""
 
 
 class Stager(Protocol):
@@ -155,6 +157,35 @@ class _DeviceArray:
         }  # fmt: skip
 
 
+class _Ring:
+    """Buffers for images of one shape, taken in turn.
+
+    Attributes:
+        read: event of each buffer after which the GPU no longer fetches from it; None before the first image.
+    """
+
+    def __init__(self, buffers: list[HostBuffer]) -> None:
+        self.buffers = buffers
+        self.read: list[Any] = [None] * len(buffers)
+        self._next = 0
+
+    def take(self) -> int:
+        """Place of the next buffer, as soon as the GPU has read it."""
+        slot = self._next
+        self._next = (slot + 1) % len(self.buffers)
+        self._wait(slot)
+        return slot
+
+    def wait(self) -> None:
+        """Wait until the GPU has read all."""
+        for slot in range(len(self.buffers)):
+            self._wait(slot)
+
+    def _wait(self, slot: int) -> None:
+        if self.read[slot] is not None:
+            self.read[slot].synchronize()
+
+
 class GpuStager:
     """Upload, resizing and normalising on torch's stream; the host does not wait for any of it.
 
@@ -170,36 +201,31 @@ class GpuStager:
         self._device = device
         self._size = size
         self._allocate = allocate
-        self._shape: tuple[int, ...] = ()
-        self._buffers: list[HostBuffer] = []
-        self._read: list[Any] = []
-        self._next = 0
+        self._rings: dict[tuple[int, ...], _Ring] = {}
         self._scale, self._shift = _constants(device)
 
     @torch.inference_mode()
     def __call__(self, rgb: np.ndarray) -> Tensor:
         """See :class:`Stager`."""
-        if rgb.shape != self._shape:
-            self._take_size(rgb.shape)
-        slot = self._next
-        self._next = (slot + 1) % len(self._buffers)
-        if self._read[slot] is not None:
-            self._read[slot].synchronize()  # the GPU may still fetch the image before the last
-        np.copyto(self._buffers[slot].array, rgb)
-        image = self._buffers[slot].tensor.to(self._device, non_blocking=True)
+        ring = self._ring(rgb.shape)
+        slot = ring.take()
+        np.copyto(ring.buffers[slot].array, rgb)
+        image = ring.buffers[slot].tensor.to(self._device, non_blocking=True)
         squashed = squash(image, self._size)
         if self._device.type == 'cuda':
-            self._read[slot] = torch.cuda.Event()
-            self._read[slot].record(torch.cuda.current_stream(self._device))
+            ring.read[slot] = torch.cuda.Event()
+            ring.read[slot].record(torch.cuda.current_stream(self._device))
         return squashed.mul_(self._scale).add_(self._shift)
 
-    def _take_size(self, shape: tuple[int, ...]) -> None:
-        for event in self._read:
-            if event is not None:
-                event.synchronize()
-        self._shape = shape
-        self._buffers = [self._allocate(shape) for _ in range(BUFFERS)]
-        self._read = [None] * BUFFERS
+    def _ring(self, shape: tuple[int, ...]) -> _Ring:
+        """The buffers of a shape; those that were not used for longest give way where there are too many."""
+        ring = self._rings.pop(shape, None)
+        if ring is None:
+            if len(self._rings) >= SHAPES:
+                self._rings.pop(next(iter(self._rings))).wait()
+            ring = _Ring([self._allocate(shape) for _ in range(BUFFERS)])
+        self._rings[shape] = ring
+        return ring
 
 
 def squash(image: Tensor, size: int) -> Tensor:
