@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robust_pvos_ros.tracking.checkpoints import build_sam
+from robust_pvos_ros.tracking.history import StreamFrame
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ObjectState, Prompt, PromptError, TrackerConfig
@@ -256,8 +257,9 @@ def test_masks_of_other_objects_count_for_a_late_prompt(model: Sam2Model, monkey
     tracker.apply([PROMPTS['point']], 300)
     assert {index: len(beside) for index, beside in beside_of.items()} == {3: 1, 4: 1, 5: 1}
     row = tracker._table[2]
-    [own] = real(tracker._current(), [row], tracker.config)
+    following = StreamFrame(700, 6, *CLIP[6].shape[:2], model.encode(CLIP[6]))
+    [own] = real(following, [row], tracker.config)
     for score, waits in ((1.0, True), (-1.0, False)):
         other = own.decoded._replace(score=own.decoded.score + score)
-        [one] = real(tracker._current(), [row], tracker.config, [other])
+        [one] = real(following, [row], tracker.config, [other])
         assert one.contested == waits and not own.contested
