@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from robust_pvos_ros.tracking.types import MAX_IMAGE_PIXELS, FrameError
+from robust_pvos_ros.tracking.types import MAX_IMAGE_PIXELS, FrameError, shown
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -88,12 +88,6 @@ _MONO16_BIG_ENDIAN = _Packing(2, _top_byte(0))
 
 ENCODINGS = tuple(_PACKINGS)
 MAX_COMPRESSED_BYTES = 1 << 26
-LONGEST_ECHO = 40
-
-
-def shown(text: str) -> str:
-    """A text from outside, quoted and cut to a length that fits into a sentence."""
-    return repr(text) if len(text) <= LONGEST_ECHO else f'{text[:LONGEST_ECHO]!r}... ({len(text)} characters)'
 
 
 def _check_size(width: int, height: int) -> None:

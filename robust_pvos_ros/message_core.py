@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from robust_pvos_ros.image_codec import rows_of, shown
+from robust_pvos_ros.image_codec import rows_of
 from robust_pvos_ros.tracking.types import (
     MAX_IMAGE_PIXELS,
     MAX_LABEL_LENGTH,
@@ -23,6 +23,7 @@ from robust_pvos_ros.tracking.types import (
     Prompt,
     PromptError,
     TrackedObject,
+    shown,
 )
 
 MASK_ENCODINGS = ('mono8', '8UC1')

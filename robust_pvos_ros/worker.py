@@ -19,10 +19,45 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 SLACK = 0.002
 """Seconds that a frame should be prepared before its turn: little, since it grows older meanwhile."""
+COMMANDS_A_ROUND = 8
+"""Commands that run between two frames: a flood of requests must not keep the frames from being processed."""
 
 
 class WorkerStoppedError(PvosError):
     """The worker has been told to stop and takes no more commands."""
+
+
+class TooManyWaitingError(PvosError):
+    """What is asked would have to wait behind too much else."""
+
+
+class Admission:
+    """Lets a bounded number of things wait for the worker, so that a flood of them does not fill the memory.
+
+    Every method may be called from any thread.
+
+    Args:
+        most: that may wait at the same time.
+        what: they are, in the plural, for the refusal.
+    """
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most = most
+        self._what = what
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        """Begin to wait.  Raises ``TooManyWaitingError`` if so many wait already."""
+        with self._lock:
+            if self._waiting >= self.most:
+                raise TooManyWaitingError(f'{self.most} {self._what} wait already: send fewer')
+            self._waiting += 1
+
+    def leave(self) -> None:
+        """Have waited."""
+        with self._lock:
+            self._waiting -= 1
 
 
 class FrameQueue(Generic[Item]):
@@ -67,8 +102,8 @@ Waiting = list[tuple[FrameQueue, Any]]
 class Worker:
     """Runs commands and frames one at a time on a thread of its own.
 
-    Between two frames every command that is waiting runs, so a command waits for one frame at most, and commands in any
-    number let a frame pass after each round.
+    Between two frames the commands that are waiting run, so a command waits for one frame at most; after
+    ``COMMANDS_A_ROUND`` of them a frame comes first.
 
     Args:
         on_error: called with an exception that a step of a frame raised.
@@ -178,8 +213,8 @@ class Worker:
                 self._condition.wait_for(lambda: self._stopping or self._commands or self._has_frames())
                 if self._stopping:
                     return
-                commands = list(self._commands)
-                self._commands.clear()
+                count = min(len(self._commands), COMMANDS_A_ROUND)
+                commands = [self._commands.popleft() for _ in range(count)]
             for command, future in commands:
                 self._execute(command, future)
             self._next_frames()

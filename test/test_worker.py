@@ -8,7 +8,14 @@ import time
 
 import pytest
 
-from robust_pvos_ros.worker import FrameQueue, Worker, WorkerStoppedError
+from robust_pvos_ros.worker import (
+    COMMANDS_A_ROUND,
+    Admission,
+    FrameQueue,
+    TooManyWaitingError,
+    Worker,
+    WorkerStoppedError,
+)
 
 
 @pytest.fixture
@@ -84,6 +91,33 @@ def test_commands_go_before_the_next_frame_and_frames_are_not_starved(worker, do
     release.set()
     drain(worker, queue)
     assert done == [0, 'command 1', 1, 'command 2', 2, 'command 3', 3]
+
+
+def test_many_commands_let_a_frame_pass_after_each_round(worker, done):
+    queue = FrameQueue(10, done.append)
+    worker.attach(queue)
+    release = hold(worker)
+    for frame in range(3):
+        worker.offer(queue, f'frame {frame}')
+    for _ in range(2 * COMMANDS_A_ROUND + 1):
+        worker.submit(lambda: done.append('command'))
+    release.set()
+    drain(worker, queue)
+    first, second = done.index('frame 0'), done.index('frame 1')
+    assert first == 0, 'the round of the command that held the worker'
+    assert done[1:second] == ['command'] * COMMANDS_A_ROUND
+    assert done[second + 1 :] == [*['command'] * COMMANDS_A_ROUND, 'frame 2', 'command']
+
+
+def test_so_many_may_wait_and_no_more():
+    admission = Admission(2, 'requests')
+    admission.enter()
+    admission.enter()
+    for _ in range(2):
+        with pytest.raises(TooManyWaitingError, match='2 requests wait already: send fewer'):
+            admission.enter()
+    admission.leave()
+    admission.enter()
 
 
 def test_cameras_take_turns(worker, done):

@@ -16,12 +16,18 @@ MAX_LABEL_LENGTH = 128
 MAX_POINTS = 64
 MAX_IMAGE_PIXELS = 1 << 25  # 8192 x 4096, a little more than 8K UHD
 MEMORY_POLICIES = ('stock', 'selective')
+LONGEST_ECHO = 40
 
 
 def seconds_text(stamp: int) -> str:
     """Nanoseconds in the form in which ``ros2 topic echo`` shows a stamp, for messages to people."""
     seconds, rest = divmod(stamp, 1_000_000_000)
     return f'{seconds}.{rest:09d}'
+
+
+def shown(text: str) -> str:
+    """A text from outside, quoted and cut to a length that fits into a sentence."""
+    return repr(text) if len(text) <= LONGEST_ECHO else f'{text[:LONGEST_ECHO]!r}... ({len(text)} characters)'
 
 
 class PvosError(Exception):
