@@ -14,7 +14,7 @@ import numpy as np
 HISTORY = 300
 RATE_WINDOW = 3.0
 COUNTERS = (
-    'received', 'processed', 'dropped', 'malformed', 'failed', 'time_jumps', 'forward_jumps', 'associated',
+    'received', 'processed', 'dropped', 'malformed', 'failed', 'time_jumps', 'forward_jumps', 'associated', 'refused',
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ class FrameStatistics:
     """Counters and recent timings of one camera; every method may be called from any thread.
 
     Every image is counted once as ``received`` and, as soon as its fate is known, once as ``processed``, ``dropped`` (a
-    newer one took its place, or the camera was deactivated), ``malformed`` or ``failed``.
+    newer one took its place, or the camera was deactivated), ``malformed`` or ``failed``.  ``associated`` and
+    ``refused`` count detections: known already, and those that came to nothing.
     """
 
     def __init__(self) -> None:
