@@ -15,6 +15,31 @@ from robust_pvos_ros.tracking.types import ModelError
 Result = TypeVar('Result')
 
 
+def loaded(load: Callable[[], Result], what: str) -> Result:
+    """Result of ``load``.
+
+    Args:
+        load: puts something onto the GPU.
+        what: that is, for the error.
+
+    Raises:
+        ModelError: if memory does not suffice.
+    """
+    try:
+        return load()
+    except OUT_OF_MEMORY as error:
+        problem = _first_line(error)
+    # here, and not in the handler, where the error still holds on to what the failed call had allocated
+    raise ModelError(
+        f'out of GPU memory ({problem}) while {what} was loaded: use a smaller model or image_size, precision bfloat16 '
+        f'or device cpu, or end other programs that use the GPU'
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split('\n')[0]
+
+
 class MemoryRelief:
     """Runs what needs the GPU; where memory runs out, gives something up for good and tries again.
 
@@ -53,24 +78,47 @@ class MemoryRelief:
             try:
                 return action()
             except OUT_OF_MEMORY as error:
-                problem = str(error).split('\n')[0]
-            # here, and not in the handler, where the error still holds on to what the failed call had allocated
+                problem = _first_line(error)
+            # here for the reason given in `loaded`
             self._relieve(problem)
 
+    def attempt(self, action: Callable[[], Result], without: str) -> Result | None:
+        """Result of ``action``, or None where memory does not suffice; nothing but cached memory is given up for it.
+
+        Unlike :meth:`run` this may be called on any thread.
+
+        Args:
+            action: that can be done without.
+            without: what that means, as in ``given_up``; empty where it is not worth a word.
+        """
+        try:
+            return action()
+        except OUT_OF_MEMORY as error:
+            problem = _first_line(error)
+        self._empty_cache()
+        if without:
+            self._tell(problem, without)
+        return None
+
     def _relieve(self, problem: str) -> None:
-        while self._steps:
-            gain, step = self._steps.pop(0)
-            if not self._taken(step):
-                continue
-            if self._model.device.type == 'cuda':
-                torch.cuda.empty_cache()
-            self.given_up.append(gain)
-            self._note(f'out of GPU memory ({problem}): {gain}')
-            return
+        # one that changes nothing may do so later: before there are trackers there are no past frames to forget
+        for gain, step in self._steps:
+            if self._taken(step):
+                self._empty_cache()
+                self._tell(problem, gain)
+                return
         raise ModelError(
             f'out of GPU memory ({problem}) and nothing is left to give up: use a smaller model or image_size, or '
             f'fewer cameras or objects'
         )
+
+    def _empty_cache(self) -> None:
+        if self._model.device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+    def _tell(self, problem: str, gain: str) -> None:
+        self.given_up.append(gain)
+        self._note(f'out of GPU memory ({problem}): {gain}')
 
     @staticmethod
     def _taken(step: Callable[[], bool]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robust_pvos_ros.export.choose import GuardedEncoder
-from robust_pvos_ros.relief import MemoryRelief
+from robust_pvos_ros.relief import MemoryRelief, loaded
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
@@ -93,6 +93,35 @@ def test_what_is_not_there_is_skipped(world: World) -> None:
         tracker.limit_history(0)
     assert world.relief.run(world.starve(1)) == 2
     assert world.relief.given_up == ['torch runs the image encoder']
+
+
+def test_past_frames_can_be_given_up_though_there_were_none_at_first(world: World) -> None:
+    trackers, world.trackers = world.trackers, []
+    assert world.relief.run(world.starve(1)) == 2
+    assert world.relief.given_up == ['the network goes on in bfloat16'], 'while the node is configured'
+    world.trackers = trackers
+    assert world.relief.run(world.starve(1)) == 2
+    assert world.state() == (0, 'bfloat16', 'engine')
+
+
+def test_what_can_be_done_without_costs_nothing(world: World) -> None:
+    assert world.relief.attempt(world.starve(0), 'one by one') == 1 and not world.relief.given_up
+    assert world.relief.attempt(world.starve(1), '') is None and not world.relief.given_up and not world.said
+    assert world.relief.attempt(world.starve(1), 'frames are encoded one by one') is None
+    assert world.relief.given_up == ['frames are encoded one by one']
+    assert 'Tried to allocate 2 GiB.): frames are encoded one by one' in world.said[0]
+    assert world.state() == (15, 'float32', 'engine')
+    with pytest.raises(ZeroDivisionError):
+        world.relief.attempt(lambda: 1 / 0, '')
+
+
+def test_a_model_that_does_not_fit_is_refused_with_advice(world: World) -> None:
+    assert loaded(world.starve(0), 'model large') == 1
+    with pytest.raises(ModelError, match='while model large was loaded: use a smaller model') as refused:
+        loaded(world.starve(1), 'model large')
+    assert refused.value.__context__ is None, 'the error of torch would hold on to the memory'
+    with pytest.raises(ZeroDivisionError):
+        loaded(lambda: 1 / 0, 'model large')
 
 
 def test_other_errors_pass(world: World) -> None:
