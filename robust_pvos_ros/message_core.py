@@ -151,11 +151,7 @@ def detections_to_prompts(message: Any, width: int, height: int) -> tuple[list[P
     Raises:
         PromptError: if there are more than ``MAX_DETECTIONS``.
     """
-    if len(message.detections) > MAX_DETECTIONS:
-        raise PromptError(
-            f'a message takes at most {MAX_DETECTIONS} detections, got {len(message.detections)}: let the detector '
-            f'suppress weak ones'
-        )
+    check_detections(message)
     prompts, refused = [], []
     for number, detection in enumerate(message.detections):
         try:
@@ -163,6 +159,19 @@ def detections_to_prompts(message: Any, width: int, height: int) -> tuple[list[P
         except PromptError as error:
             refused.append(f'detection {number}: {error}')
     return prompts, refused
+
+
+def check_detections(message: Any) -> None:
+    """Look at the size of a ``vision_msgs/Detection2DArray`` before anything else is done with it.
+
+    Raises:
+        PromptError: if there are more than ``MAX_DETECTIONS``.
+    """
+    if len(message.detections) > MAX_DETECTIONS:
+        raise PromptError(
+            f'a message takes at most {MAX_DETECTIONS} detections, got {len(message.detections)}: let the detector '
+            f'suppress weak ones'
+        )
 
 
 def _best_class(detection: Any) -> str:

@@ -25,6 +25,7 @@ from robust_pvos_ros.message_core import (
     LABEL_ENCODING,
     Decision,
     MessageTypes,
+    check_detections,
     detections_to_prompts,
     make_decision,
     make_image,
@@ -44,9 +45,9 @@ except ImportError:
     vision_msgs = None
 
 __all__ = [
-    'TYPES', 'Decision', 'decision_message', 'detections_message', 'detections_to_prompts', 'diagnostic_status',
-    'image_message', 'label_message', 'mask_message', 'nanoseconds', 'object_message', 'objects_message',
-    'overlay_message', 'prompt_from_message', 'prompt_message', 'time_message',
+    'TYPES', 'Decision', 'check_detections', 'decision_message', 'detections_message', 'detections_to_prompts',
+    'diagnostic_status', 'image_message', 'label_message', 'mask_message', 'nanoseconds', 'object_message',
+    'objects_message', 'overlay_message', 'prompt_from_message', 'prompt_message', 'time_message',
 ]  # fmt: skip
 
 def _octets(values: np.ndarray) -> array.array[int]:

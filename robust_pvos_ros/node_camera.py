@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -21,6 +20,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
+from robust_pvos_ros.camera_watch import CameraWatch
+from robust_pvos_ros.detections import HeldDetections
 from robust_pvos_ros.diagnostics import FrameStatistics
 from robust_pvos_ros.image_codec import check_compressed, check_image, compressed_to_rgb, image_to_rgb
 from robust_pvos_ros.node_output import CameraOutput
@@ -30,9 +31,7 @@ from robust_pvos_ros.tracking.types import (
     FrameResult,
     Prompt,
     PromptError,
-    PvosError,
     TrackedObject,
-    seconds_text,
 )
 from robust_pvos_ros.worker import FrameQueue, Worker
 
@@ -66,6 +65,16 @@ class IncomingFrame:
     encode_ms: float = 0.0
 
 
+class DetectionIntake(Protocol):
+    """What a camera hands the messages of its detector to."""
+
+    def on_detections(self, camera: Camera, message: Any) -> None:
+        """Take a message, on the executor's thread."""
+
+    def on_frame(self, camera: Camera) -> None:
+        """Learn that a frame of the camera has been processed, on the worker's thread."""
+
+
 class Camera:
     """Wires one camera's images to its tracker and the results to topics.
 
@@ -81,7 +90,10 @@ class Camera:
         worker: thread that runs the tracker.
         relief: runs what may need more of the GPU's memory than there is.
         prompts: publisher of accepted prompts, shared by all cameras.
-        on_detections: takes this camera and a message of its ``detections_topic``, on the executor's thread.
+        intake: takes the messages of ``detections_topic``.
+
+    Attributes:
+        held: messages of the detector that wait for their images.
 
     Raises:
         ParameterError: if ``detections_topic`` is given but ``vision_msgs`` is not installed.
@@ -97,7 +109,7 @@ class Camera:
         worker: Worker,
         relief: MemoryRelief,
         prompts: Publisher,
-        on_detections: Callable[[Camera, Any], None],
+        intake: DetectionIntake,
     ) -> None:
         if config.detections_topic and messages.vision_msgs is None:
             raise ParameterError(
@@ -109,13 +121,14 @@ class Camera:
         self.policies = policies
         self.tracker = tracker
         self.statistics = FrameStatistics()
-        self.last_problem = ''
+        self.held = HeldDetections()
         self.object_memory_bytes = self.history_bytes = 0
         self._node = node
         self._worker = worker
         self._relief = relief
         self._prompts = prompts
-        self._on_detections = on_detections
+        self._intake = intake
+        self._watch = CameraWatch(name, self.statistics, node.get_logger())
         self._every = policies.overload_policy == 'every'
         self._compressed = config.transport == 'compressed'
         depth = policies.queue_depth if self._every else 1
@@ -137,7 +150,7 @@ class Camera:
         depth = self.policies.queue_depth if self._every else LIVE_DEPTH
         reliability = ReliabilityPolicy.RELIABLE if self._every else ReliabilityPolicy.BEST_EFFORT
         kind = CompressedImage if self._compressed else Image
-        self._subscribe(kind, self.topic, self.on_image, QoSProfile(depth=depth, reliability=reliability))
+        self._subscribe(kind, self._image_topic(), self.on_image, QoSProfile(depth=depth, reliability=reliability))
         if self.config.detections_topic:
             quality = QoSProfile(depth=DETECTIONS_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
             kind = messages.vision_msgs.Detection2DArray
@@ -171,12 +184,23 @@ class Camera:
     @property
     def topic(self) -> str:
         """Full name of the image topic."""
-        topic = self._node.resolve_topic_name(self.config.image_topic)
-        return topic + COMPRESSED if self._compressed and not topic.endswith(COMPRESSED) else topic
+        return self._node.resolve_topic_name(self._image_topic())
+
+    def _image_topic(self) -> str:
+        """Name of the image topic before remapping, which is done once and by whom the name is given to."""
+        if not self._compressed:
+            return self.config.image_topic
+        topic = self._node.resolve_topic_name(self.config.image_topic)  # /compressed follows the remapped name
+        return topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
+
+    @property
+    def last_problem(self) -> str:
+        """What was wrong with the last image that was lost, or empty."""
+        return self._watch.last_problem
 
     def silence(self) -> str:
         """Why no images arrive, as far as the graph tells."""
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        publishers = self._node.get_publishers_info_by_topic(self._image_topic())
         if not publishers:
             return f'nobody publishes on {self.topic}'
         if self._every and all(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers):
@@ -210,15 +234,12 @@ class Camera:
             else:
                 check_image(message)
         except FrameError as error:
-            self._lose(error)
+            self._watch.lost(error)
             return
         if not self._worker.offer(self.queue, message):
             dropped = self.statistics.count('dropped')
-            if self._every and self._active and _is_round(dropped):
-                self._node.get_logger().error(
-                    f'{self.name}: {dropped} frames lost although overload_policy is every: the player must keep fewer '
-                    f'than queue_depth = {self.policies.queue_depth} frames unacknowledged'
-                )
+            if self._every and self._active:
+                self._watch.overflowed(dropped, self.policies.queue_depth)
 
     def prepare(self, message: Any) -> IncomingFrame | None:
         """Pixels of a queued image; None, reported and counted, if it is malformed."""
@@ -226,7 +247,7 @@ class Camera:
         try:
             rgb = compressed_to_rgb(message) if self._compressed else image_to_rgb(message)
         except Exception as error:
-            self._lose(error)
+            self._watch.lost(error)
             return None
         return IncomingFrame(message.header, rgb, start, time.perf_counter())
 
@@ -235,13 +256,14 @@ class Camera:
         stamp = messages.nanoseconds(frame.header.stamp)
         try:
             self._follow_time(stamp)
-            self._note_size(frame.rgb)
+            if self._rgb is not None and self._rgb.shape != frame.rgb.shape:
+                self._watch.resized(_size_of(self._rgb), _size_of(frame.rgb))
             result = self._relief.run(lambda: self.tracker.step(frame.rgb, stamp, (), frame.features))
             self._rgb, self._header = frame.rgb, frame.header
             stepped = time.perf_counter()
             self.publish(result)
         except Exception as error:
-            self._lose(error)
+            self._watch.lost(error)
             return
         end = time.perf_counter()
         timings = dict(self.tracker.timings)
@@ -252,50 +274,18 @@ class Camera:
         )  # fmt: skip
         timings['image_age'] = (self._node.get_clock().now().nanoseconds - stamp) / 1e6
         self.statistics.frame(timings)
-
-    def _lose(self, error: Exception) -> None:
-        """Count and report a frame that an exception, the one being handled, has cost."""
-        if isinstance(error, FrameError):
-            self._report('malformed', f'image dropped: {error}')
-        elif isinstance(error, PvosError):
-            self._report('failed', f'frame lost: {error}')
-        else:
-            problem = f'frame lost to an unexpected {type(error).__name__}: {error}'
-            self._report('failed', problem, traceback.format_exc())
+        self._intake.on_frame(self)
 
     def _follow_time(self, stamp: int) -> None:
         newest = self.newest_stamp
         if newest is None or 0 <= stamp - newest <= self.policies.forward_jump * 1e9:
             return
-        before, after = seconds_text(newest), seconds_text(stamp)
         if stamp > newest:
-            jumps = self.statistics.count('forward_jumps')
-            if _is_round(jumps):  # a camera may be that slow
-                text = f'{self.name}: image time jumped forward from {before} to {after}; objects kept'
-                self._node.get_logger().warning(f'{text} ({jumps} forward_jumps so far)')
+            self._watch.jumped_forward(newest, stamp)
             return
-        self.statistics.count('time_jumps')
-        text = f'{self.name}: image time jumped back from {before} to {after}'
-        if self.policies.time_jump_policy == 'remove_objects':
-            removed = self.tracker.reset()
-            text += f'; {removed} objects removed (time_jump_policy is remove_objects)'
-        else:
-            text += '; objects kept (time_jump_policy is keep)'
-        self._node.get_logger().warning(text)
-
-    def _note_size(self, rgb: np.ndarray) -> None:
-        if self._rgb is not None and self._rgb.shape != rgb.shape:
-            before, after = self._rgb.shape, rgb.shape
-            self._node.get_logger().warning(
-                f'{self.name}: images changed from {before[1]}x{before[0]} to {after[1]}x{after[0]} pixels'
-            )
-
-    def _report(self, counter: str, problem: str, details: str = '') -> None:
-        """Count a fault, and log it if it is another one than before or has come 1, 10, 100, ... times."""
-        count = self.statistics.count(counter)
-        if problem != self.last_problem or _is_round(count):
-            self._node.get_logger().error(f'{self.name}: {problem} ({count} {counter} so far)\n{details}'.rstrip())
-        self.last_problem = problem
+        removed = self.tracker.reset() if self.policies.time_jump_policy == 'remove_objects' else None
+        self.tracker.cut()
+        self._watch.jumped_back(newest, stamp, removed)
 
     # -------------------------------------------------------------------------------------------------------- prompts
 
@@ -309,14 +299,19 @@ class Camera:
         """Header of the newest processed frame."""
         return self._header
 
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Width and height of the newest processed image, pixels."""
-        return None if self._rgb is None else (self._rgb.shape[1], self._rgb.shape[0])
-
     def on_detections(self, message: Any) -> None:
         """Hand a detector's message on."""
-        self._on_detections(self, message)
+        self._intake.on_detections(self, message)
+
+    def frame_near(self, stamp: int) -> int:
+        """Stamp, nanoseconds, of the processed frame that a detection at ``stamp`` is taken for; 0 is the newest.
+
+        Raises:
+            PromptError: if none that is kept was taken within ``detection_tolerance`` of it.
+        """
+        if stamp == 0:
+            return 0
+        return self.tracker.nearest(stamp, round(self.policies.detection_tolerance * 1e9))
 
     def apply(self, prompts: Sequence[Prompt], stamp: int) -> list[TrackedObject]:
         """Apply prompts to the frame they were drawn on, publish the newest frame again and return the objects.
@@ -400,6 +395,6 @@ def prompts_publisher(node: Node) -> Publisher:
     return node.create_publisher(PromptMsg, interface.PROMPTS.name, 100)
 
 
-def _is_round(count: int) -> bool:
-    """True at 1, 10, 100, ...: a fault that lasts is reported again, ever more rarely."""
-    return count == 10 ** (len(str(count)) - 1)
+def _size_of(rgb: np.ndarray) -> tuple[int, int]:
+    """Width and height."""
+    return rgb.shape[1], rgb.shape[0]

@@ -7,19 +7,21 @@ object as long as the table has room.
 
 from __future__ import annotations
 
-import threading
+import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rclpy.clock import Clock, ClockType
 from robust_pvos_interfaces.msg import Prompt as PromptMsg
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
-from robust_pvos_ros.tracking.association import Verdict, same_thing
+from robust_pvos_ros.tracking.association import Scene, Verdict, same_thing
 from robust_pvos_ros.tracking.types import Prompt, PromptError, PvosError
+from robust_pvos_ros.worker import Admission, TooManyWaitingError
 
 if TYPE_CHECKING:
     from robust_pvos_ros.node_camera import Camera
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 PROMPT_DEPTH = 50
 MAX_WAITING = 64
 """Messages that may wait for the worker: one that floods the topic must not fill the memory."""
+EXPIRY_PERIOD = 0.25
 
 
 class Outcome(NamedTuple):
@@ -51,9 +54,11 @@ class PromptIntake:
     def __init__(self, node: ServedNode, services: NodeServices) -> None:
         self._node = node
         self._services = services
-        self._lock = threading.Lock()
-        self._waiting = 0
+        self.admission = Admission(MAX_WAITING, 'prompts')
+        self._expiring = False
         node.create_subscription(PromptMsg, interface.PROMPT.name, self.on_prompt, PROMPT_DEPTH)
+        # Detections must not wait for ever while simulated time stands still.
+        node.create_timer(EXPIRY_PERIOD, self._expire, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def on_prompt(self, message: PromptMsg) -> None:
         """Take one prompt, on the executor's thread."""
@@ -64,50 +69,93 @@ class PromptIntake:
 
     def on_detections(self, camera: Camera, message: Any) -> None:
         """Take the boxes of a detector that looks at a camera, on the executor's thread."""
-        decision = messages.Decision('detections', camera=camera.name)
-        self._submit(decision, partial(self._detections, camera, message))
+        self._submit(_about(camera), partial(self._detections, camera, message), camera)
 
-    def _submit(self, decision: messages.Decision, command: Callable[[messages.Decision], None]) -> None:
-        with self._lock:
-            full = self._waiting >= MAX_WAITING
-            self._waiting += not full
-        if full:
-            text = f'{MAX_WAITING} prompts wait already: send fewer'
-            self._services.publish(replace(decision, success=False, message=text), None)
+    def on_frame(self, camera: Camera) -> None:
+        """Go on with the detections that have waited for a frame of a camera, on the worker's thread."""
+        for message in camera.held.take(camera.newest_stamp):
+            self._run(_about(camera), partial(self._apply_detections, camera, message), camera)
+
+    def _expire(self) -> None:
+        """See to it that detections are answered whose images do not come."""
+        if not self._expiring and any(camera.held.overdue() for camera in list(self._node.cameras.values())):
+            self._expiring = True
+            self._node.worker.submit(self._answer_overdue)
+
+    def _answer_overdue(self) -> None:
+        self._expiring = False
+        for camera in self._node.cameras.values():
+            self.on_frame(camera)
+
+    def _submit(
+        self, decision: messages.Decision, command: Callable[[messages.Decision], None], camera: Camera | None = None
+    ) -> None:
+        """Run a command on the worker; ``camera`` is that of detections, whose refusals it counts."""
+        try:
+            self.admission.enter()
+        except TooManyWaitingError as error:
+            self._refuse(decision, str(error), camera)
         else:
-            self._node.worker.submit(partial(self._run, decision, command))
+            self._node.worker.submit(partial(self._admitted, decision, command, camera))
 
-    def _run(self, decision: messages.Decision, command: Callable[[messages.Decision], None]) -> None:
-        with self._lock:
-            self._waiting -= 1
+    def _admitted(
+        self, decision: messages.Decision, command: Callable[[messages.Decision], None], camera: Camera | None
+    ) -> None:
+        self.admission.leave()
+        self._run(decision, command, camera)
+
+    def _run(
+        self, decision: messages.Decision, command: Callable[[messages.Decision], None], camera: Camera | None
+    ) -> None:
         try:
             command(decision)
         except PvosError as error:
-            self._services.publish(replace(decision, success=False, message=str(error)), None)
+            self._refuse(decision, str(error), camera)
         except Exception as error:
-            self._node.get_logger().error(traceback.format_exc())
-            text = f'the prompt failed unexpectedly: {type(error).__name__}: {error}'
-            self._services.publish(replace(decision, success=False, message=text), None)
+            if said := self._node.throttle.line('prompt', traceback.format_exc()):
+                self._node.get_logger().error(said)
+            self._refuse(decision, f'the prompt failed unexpectedly: {type(error).__name__}: {error}', camera)
+
+    def _refuse(self, decision: messages.Decision, text: str, camera: Camera | None) -> None:
+        if camera is not None:
+            camera.statistics.count('refused')
+        self._services.publish(replace(decision, success=False, message=text), None)
 
     def _prompt(self, message: PromptMsg, decision: messages.Decision) -> None:
         self._services.require_active()
         camera = self._services.camera(message.camera)
         prompt = messages.prompt_from_message(message)
-        for outcome in offer(camera, [prompt], messages.nanoseconds(message.header.stamp)):
+        stamp = messages.nanoseconds(message.header.stamp)
+        for outcome in offer(camera, [prompt], stamp, camera.scene(stamp)):
             self._decide(camera, decision, outcome)
 
     def _detections(self, camera: Camera, message: Any, decision: messages.Decision) -> None:
         self._services.require_active()
-        if camera.size is None:
+        messages.check_detections(message)
+        newest = camera.newest_stamp
+        if newest is None:
             raise PromptError(f'camera {camera.name} has not processed a frame yet: detections need one')
-        prompts, refused = messages.detections_to_prompts(message, *camera.size)
-        for text in refused:
-            self._decide(camera, decision, Outcome('', False, 0, text))
-        for outcome in offer(camera, prompts, messages.nanoseconds(message.header.stamp)):
+        stamp = messages.nanoseconds(message.header.stamp)
+        if not message.detections:
+            return
+        if stamp > newest:
+            camera.held.add(stamp, message)
+        else:
+            self._apply_detections(camera, message, decision)
+
+    def _apply_detections(self, camera: Camera, message: Any, decision: messages.Decision) -> None:
+        self._services.require_active()
+        stamp = camera.frame_near(messages.nanoseconds(message.header.stamp))
+        scene = camera.scene(stamp)
+        prompts, refused = messages.detections_to_prompts(message, scene.result.width, scene.result.height)
+        outcomes = [Outcome('', False, 0, text) for text in refused]
+        for outcome in itertools.chain(outcomes, offer(camera, prompts, stamp, scene)):
             if outcome.known:
                 camera.statistics.count('associated')  # on every frame, and so no news
-            else:
-                self._decide(camera, decision, outcome)
+                continue
+            if not outcome.changed:
+                camera.statistics.count('refused')
+            self._decide(camera, decision, outcome)
 
     def _decide(self, camera: Camera, decision: messages.Decision, outcome: Outcome) -> None:
         header: Header | None = camera.header
@@ -122,25 +170,25 @@ class PromptIntake:
         self._services.publish(decision, header)
 
 
-def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int) -> Iterator[Outcome]:
+def _about(camera: Camera) -> messages.Decision:
+    """A decision about the detections of a camera, to be filled in."""
+    return messages.Decision('detections', camera=camera.name)
+
+
+def offer(camera: Camera, prompts: Sequence[Prompt], stamp: int, scene: Scene) -> Iterator[Outcome]:
     """Match prompts with the objects of a camera and apply those that show something else.
 
     Args:
         camera: that they were drawn for.
         prompts: for objects that are tracked, by ID, or for new ones.
         stamp: nanoseconds of the frame they were drawn on; 0 for the newest.
+        scene: the camera's on that frame.
 
     Yields:
         one outcome for each prompt, refusals and known objects first.
-
-    Raises:
-        PromptError: if there is no such frame.
     """
-    if not prompts:
-        return
     threshold = camera.policies.association_iou
     accepted: list[Prompt] = []
-    scene = camera.scene(stamp)
     for prompt in prompts:
         if prompt.object_id:
             accepted.append(prompt)

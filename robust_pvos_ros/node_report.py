@@ -21,7 +21,7 @@ PLAUSIBLE_AGE_MS = 60_000
 
 
 class ReportedNode(Protocol):
-    """What a report looks at.
+    """What a report looks at, while the worker's thread may set any of it to None.
 
     Attributes:
         model: None unless configured.
@@ -52,21 +52,22 @@ class ReportedNode(Protocol):
 def node_status(node: ReportedNode) -> DiagnosticStatus:
     """Lifecycle state, model and memory."""
     state, model, configuration = node.state, node.model, node.configuration
+    choice, relief = node.encoder_choice, node.relief
     level, text = DiagnosticStatus.OK, state
     if node.problem:
         level, text = DiagnosticStatus.ERROR, f'{state}: {node.problem}'
     elif node.progress:
         text = f'{state}: {node.progress}'
-    elif node.relief is not None and node.relief.given_up:
-        level, text = DiagnosticStatus.WARN, f'{state}: out of GPU memory, so {"; ".join(node.relief.given_up)}'
-    elif fault := _encoder_fault(node):
+    elif relief is not None and relief.given_up:
+        level, text = DiagnosticStatus.WARN, f'{state}: out of GPU memory, so {"; ".join(relief.given_up)}'
+    elif fault := _encoder_fault(model, choice):
         level, text = DiagnosticStatus.WARN, f'{state}: {fault}'
     values: dict[str, object] = {'state': state, 'resident_memory_mb': resident_megabytes()}
     if model is not None and configuration is not None:
         values |= {
             'model': model.name,
             'encoder': model.encoder.name,
-            'encoder_reason': node.encoder_choice.reason if node.encoder_choice is not None else '',
+            'encoder_reason': choice.reason if choice is not None else '',
             'device': str(model.device),
             'staging': model.stager.name,
             'precision': model.precision,
@@ -74,13 +75,13 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
             'memory_policy': configuration.tracker.memory_policy,
             'overload_policy': configuration.node.overload_policy,
         }
-    return diagnostic_status(node.get_name(), level, text, _hardware(node), values)
+    return diagnostic_status(node.get_name(), level, text, _hardware(model), values)
 
 
-def _encoder_fault(node: ReportedNode) -> str:
+def _encoder_fault(model: Sam2Model | None, choice: Choice | None) -> str:
     """What keeps the encoder that should run from running, or empty."""
-    running = getattr(node.model.encoder, 'failure', '') if node.model is not None else ''
-    return running or (node.encoder_choice.failure if node.encoder_choice is not None else '')
+    running = getattr(model.encoder, 'failure', '') if model is not None else ''
+    return running or (choice.failure if choice is not None else '')
 
 
 def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
@@ -110,7 +111,7 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
     for stage, (median, p99) in camera.statistics.percentiles().items():
         values[f'{stage}_p50_ms'] = median
         values[f'{stage}_p99_ms'] = p99
-    return diagnostic_status(f'{node.get_name()}: {camera.name}', level, text, _hardware(node), values)
+    return diagnostic_status(f'{node.get_name()}: {camera.name}', level, text, _hardware(node.model), values)
 
 
 def _oldest_mask_ms(camera: Camera) -> float:
@@ -122,13 +123,13 @@ def _oldest_mask_ms(camera: Camera) -> float:
 
 def status_line(node: ReportedNode) -> str:
     """One line for a person."""
-    parts = [node.state]
-    if node.problem or node.progress:
-        parts.append(node.problem or node.progress)
+    parts, model = [node.state], node.model
+    if news := node.problem or node.progress:
+        parts.append(news)
     for camera in list(node.cameras.values()):
         parts.append(_camera_line(camera))
-    if node.model is not None:
-        parts.append(f'{node.model.name} on {node.model.device}, {resident_megabytes():.0f} MB')
+    if model is not None:
+        parts.append(f'{model.name} on {model.device}, {resident_megabytes():.0f} MB')
     return ' | '.join(parts)
 
 
@@ -150,5 +151,5 @@ def _age(median: float, p99: float) -> str:
     return f'images are {median / 1000:.0f} s old by the clock of this node: is use_sim_time right?'
 
 
-def _hardware(node: ReportedNode) -> str:
-    return '' if node.model is None else str(node.model.device)
+def _hardware(model: Sam2Model | None) -> str:
+    return '' if model is None else str(model.device)

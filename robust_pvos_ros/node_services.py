@@ -14,15 +14,18 @@ from robust_pvos_interfaces.srv import AddObject, ListObjects, RefineObject, Rem
 from std_msgs.msg import Header
 
 from robust_pvos_ros import interface, messages
-from robust_pvos_ros.image_codec import shown
 from robust_pvos_ros.node_process import StoppableNode
-from robust_pvos_ros.tracking.types import PromptError, PvosError
+from robust_pvos_ros.tracking.types import PromptError, PvosError, shown
+from robust_pvos_ros.worker import Admission
 
 if TYPE_CHECKING:
     from robust_pvos_ros.node_camera import Camera
+    from robust_pvos_ros.throttle import Throttle
     from robust_pvos_ros.worker import Worker
 
 DECISIONS_DEPTH = 100
+MAX_WAITING = 64
+"""Requests that may wait for the worker: a client that does not wait for replies must not fill the memory."""
 Handler = Callable[[Any, Any], 'list[Camera]']
 """Fills in a response and gives the cameras concerned; raises ``PvosError`` for a refusal."""
 
@@ -39,12 +42,14 @@ class ServedNode(StoppableNode):
         worker: its thread runs every request.
         problem: why the last transition failed, or empty.
         progress: what ``configure`` is doing, or empty.
+        throttle: for lines of the log that a flood of requests could repeat.
     """
 
     cameras: dict[str, Camera]
     worker: Worker
     problem: str
     progress: str
+    throttle: Throttle
 
     @property
     def state(self) -> str:
@@ -58,10 +63,14 @@ class NodeServices:
     Args:
         node: with its cameras and its worker.
         group: of the callbacks; requests may come while others wait.
+
+    Attributes:
+        admission: of the requests that wait.
     """
 
     def __init__(self, node: ServedNode, group: CallbackGroup) -> None:
         self._node = node
+        self.admission = Admission(MAX_WAITING, 'requests')
         self._decisions = node.create_publisher(DecisionMsg, interface.DECISIONS.name, DECISIONS_DEPTH)
         for service, kind, handler in (
             (interface.ADD_OBJECT, AddObject, self._add_object),
@@ -74,11 +83,17 @@ class NodeServices:
         listed = partial(self._serve, interface.LIST_OBJECTS, self._list_objects)
         node.create_service(ListObjects, interface.LIST_OBJECTS.name, listed, callback_group=group)
 
-    async def on_worker(self, command: Callable[[], Any]) -> Any:
-        """Result of a command that runs on the worker's thread; the executor goes on meanwhile."""
+    async def on_worker(self, command: Callable[[], Any], admission: Admission) -> Any:
+        """Result of a command that runs on the worker's thread; the executor goes on meanwhile.
+
+        Raises:
+            TooManyWaitingError: if ``admission`` does not let another one wait.
+        """
+        admission.enter()
         future = Future()
 
         def done(finished: Any) -> None:
+            admission.leave()
             future.set_result(finished)
             # A coroutine that waits is looked at again only when the executor wakes.
             if self._node.executor is not None:
@@ -91,12 +106,13 @@ class NodeServices:
         """Answer a request; whatever goes wrong becomes ``success = false`` and a sentence."""
         try:
             self.require_active()  # at once: the worker may be loading a model
-            await self.on_worker(partial(self._carry_out, service, handler, request, response))
+            await self.on_worker(partial(self._carry_out, service, handler, request, response), self.admission)
             response.success = True
         except PvosError as error:
             response.message = str(error)
         except Exception as error:
-            self._node.get_logger().error(traceback.format_exc())
+            if said := self._node.throttle.line('request', traceback.format_exc()):
+                self._node.get_logger().error(said)
             response.message = f'the request failed unexpectedly: {type(error).__name__}: {error}'
         if not response.success:
             self._tell(service, request, response, None)

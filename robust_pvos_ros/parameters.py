@@ -1,30 +1,28 @@
-"""ROS parameters of the segmentation node, declared from the configuration dataclasses.
+"""What the parameters of the segmentation node are and may be, from the configuration dataclasses.
 
 A field's default and its line in the docstring are the parameter's default and description; what it may be is in the
-tables below.  A wrong value at start does not end the node: it is remembered, fails ``configure`` with a sentence that
-names the parameter and its range, and is forgotten when the parameter is set correctly.
+tables below.
 """
 
 from __future__ import annotations
 
+import array
 import dataclasses
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
-from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig
+from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig, shown
 
-CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]{0,63}')
 MAX_CAMERAS = 8
+MAX_TEXT = 4096
+"""Characters of a text, which may be a path."""
 Value = bool | int | float | str | list
 
 
@@ -40,7 +38,8 @@ class NodeConfig:
         autostart: configure and activate the node at start; otherwise a lifecycle manager does.
         cameras: names of the cameras, 1 to 8; each has its own objects, all share one model.
         batch_cameras: encode the frames of several cameras that wait at the same time in one batch: ``true``,
-            ``false``, or ``auto``: on a GPU.  Encoders of a fixed size (onnx, tensorrt) take one image at a time.
+            ``false``, or ``auto``: on a GPU where the encoder takes batches.  Encoders of a fixed size (onnx, tensorrt)
+            take one image at a time.
         encode_ahead: encode the next frame while objects are tracked into this one: ``true``, ``false``, or ``auto``:
             on a CPU with as many free cores as ``threads`` takes.
         overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
@@ -53,6 +52,9 @@ class NodeConfig:
             after three times as many it is an ERROR.
         association_iou: least overlap of a detection with a tracked object at which it is taken for that object and
             not for a new one.
+        detection_tolerance: seconds between the image of a detection and the nearest processed frame within which it is
+            taken for that frame, since under overload most images are not processed; 0 takes those of processed images
+            alone.
     """
 
     autostart: bool = True
@@ -65,6 +67,7 @@ class NodeConfig:
     forward_jump: float = 2.0
     silence_timeout: float = 2.0
     association_iou: float = 0.5
+    detection_tolerance: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     'forward_jump': (0.05, 86_400.0),
     'silence_timeout': (0.1, 3600.0),
     'association_iou': (0.05, 1.0),
+    'detection_tolerance': (0.0, 1.0),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     'model': ('compact', 'sam2.1_tiny', 'sam2.1_small', 'sam2.1_base_plus', 'sam2.1_large'),
@@ -125,7 +129,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 LIVE = frozenset({
     'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy', 'forward_jump', 'silence_timeout',
-    'association_iou', 'presence_score', 'presence_iou', 'presence_margin',
+    'association_iou', 'detection_tolerance', 'presence_score', 'presence_iou', 'presence_margin',
 })  # fmt: skip
 READ_ONLY = frozenset({'autostart'})
 TYPE_NAMES = {
@@ -175,7 +179,7 @@ class ParameterSpec:
 
     def problem(self, value: object) -> str | None:
         """One sentence if ``value`` does not do."""
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list, array.array)):
             value = list(value)
         kind = type(self.default)
         ok = type(value) is kind
@@ -190,6 +194,8 @@ class ParameterSpec:
             if isinstance(value, bool) and kind is str:
                 hint = ' (YAML reads an unquoted yes, no, on or off as true or false)'
             return f'parameter {self.name} must be {self.allowed}, got {_shown(value)}{hint}'
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            return f'parameter {self.name} must have at most {MAX_TEXT} characters, got {len(value)}'
         return _special_problem(self.name, value)
 
     def descriptor(self) -> ParameterDescriptor:
@@ -205,8 +211,14 @@ class ParameterSpec:
 
 
 def _shown(value: object) -> str:
+    """A value as a sentence can hold it."""
     if isinstance(value, bool):
         return 'true' if value else 'false'
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, list):
+        more = f' and {len(value) - MAX_CAMERAS} more' if len(value) > MAX_CAMERAS else ''
+        return f'[{", ".join(map(_shown, value[:MAX_CAMERAS]))}]{more}'
     return repr(value)
 
 
@@ -216,14 +228,14 @@ def _special_problem(name: str, value: Any) -> str | None:
         if not 1 <= len(value) <= MAX_CAMERAS or wrong or len(set(value)) != len(value):
             return (
                 f'parameter cameras must be a list of 1 to {MAX_CAMERAS} different names of letters, digits and '
-                f'underscores that begin with a letter, such as [camera], got {value}'
+                f'underscores that begin with a letter, such as [camera], got {_shown(value)}'
             )
     if name.endswith('.image_topic') or (name.endswith('.detections_topic') and value):
         try:
             validate_topic_name(value)
         except InvalidTopicNameException as error:
-            reason = ' '.join(str(error).split())
-            return f'parameter {name} must be a topic name such as camera/image_raw, got {value!r}: {reason}'
+            reason = str(error).split(':\n')[0]  # what follows repeats the name, however long it is
+            return f'parameter {name} must be a topic name such as camera/image_raw, got {shown(value)}: {reason}'
     return None
 
 
@@ -265,110 +277,3 @@ def node_specs() -> list[ParameterSpec]:
 def camera_specs(camera: str) -> list[ParameterSpec]:
     """The parameters of one camera."""
     return _specs(CameraConfig, f'{camera}.', camera)
-
-
-class NodeParameters:
-    """The declared parameters of a node.
-
-    Args:
-        node: created with ``automatically_declare_parameters_from_overrides=True``; its overrides are taken over.
-        configured: says whether the node has read its parameters, so that only the live ones may still change.
-        changed: called with the names and values of live parameters that were accepted while configured.
-    """
-
-    def __init__(
-        self, node: Node, configured: Callable[[], bool], changed: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._node = node
-        self._configured = configured
-        self._changed = changed
-        self._specs: dict[str, ParameterSpec] = {}
-        self._problems: dict[str, str] = {}
-        names = [name for name in node.list_parameters([], 0).names if not _is_of_ros(name)]
-        self._overrides = {name: node.get_parameter(name).value for name in names}
-        for name in names:
-            node.undeclare_parameter(name)
-        self._declare(node_specs())
-        self._declare_cameras()
-        for name in self._overrides.keys() - self._specs.keys():
-            near = difflib.get_close_matches(name, self._specs, 1)
-            hint = f'; did you mean {near[0]}?' if near else ''
-            node.get_logger().warning(f'parameter {name} is unknown and ignored{hint}')
-        node.add_on_set_parameters_callback(self._on_set)
-
-    def _declare(self, specs: Iterable[ParameterSpec]) -> None:
-        for spec in specs:
-            value = spec.coerced(self._overrides.get(spec.name, spec.default))
-            problem = spec.problem(value)
-            if problem:
-                self._problems[spec.name] = problem
-                value = spec.default
-            self._specs[spec.name] = spec
-            self._node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
-
-    def _declare_cameras(self) -> list[str]:
-        cameras = list(self._node.get_parameter('cameras').value)
-        for camera in cameras:
-            self._declare(spec for spec in camera_specs(camera) if spec.name not in self._specs)
-        return cameras
-
-    def read(self) -> Configuration:
-        """All parameters.
-
-        Raises:
-            ParameterError: naming every parameter that was given a wrong value.
-        """
-        cameras = self._declare_cameras()
-        if self._problems:
-            raise ParameterError('; '.join(self._problems.values()))
-        return Configuration(
-            self._fill(ModelConfig),
-            self._fill(TrackerConfig),
-            self._fill(NodeConfig),
-            {camera: self._fill(CameraConfig, f'{camera}.') for camera in cameras},
-        )
-
-    def _fill(self, config: type, prefix: str = '') -> Any:
-        values = {f.name: self._node.get_parameter(prefix + f.name).value for f in dataclasses.fields(config)}
-        return config(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-
-    def coerced(self, parameters: Sequence[Parameter]) -> list[Parameter]:
-        """A request with every value in its parameter's type, see :meth:`ParameterSpec.coerced`."""
-        specs = self._specs
-        return [
-            Parameter(p.name, value=specs[p.name].coerced(p.value)) if p.name in specs and p.value is not None else p
-            for p in parameters
-        ]
-
-    def problem(self, parameters: Sequence[Parameter]) -> str | None:
-        """One sentence if a request to set these parameters must be refused as a whole."""
-        for parameter in parameters:
-            spec = self._specs.get(parameter.name)
-            if spec is None:
-                continue
-            if spec.read_only:
-                return f'parameter {spec.name} can be given at start only'
-            if self._configured() and not spec.live:
-                return (
-                    f'parameter {spec.name} can change only while the node is unconfigured: deactivate and clean up, '
-                    f'set it, then configure and activate'
-                )
-            problem = spec.problem(parameter.value)
-            if problem:
-                return problem
-        return None
-
-    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
-        problem = self.problem(parameters)
-        if problem:
-            return SetParametersResult(successful=False, reason=problem)
-        values = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._specs}
-        for name in values:
-            self._problems.pop(name, None)
-        if values and self._configured():
-            self._changed(values)
-        return SetParametersResult(successful=True)
-
-
-def _is_of_ros(name: str) -> bool:
-    return name in ('use_sim_time', 'start_type_description_service') or name.startswith('qos_overrides.')

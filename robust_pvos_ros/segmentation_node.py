@@ -32,12 +32,15 @@ from std_msgs.msg import String
 from robust_pvos_ros import interface
 from robust_pvos_ros.node_camera import Camera, IncomingFrame, prompts_publisher
 from robust_pvos_ros.node_main import main
+from robust_pvos_ros.node_parameters import NodeParameters
 from robust_pvos_ros.node_prompts import PromptIntake
 from robust_pvos_ros.node_report import camera_status, node_status, status_line
 from robust_pvos_ros.node_services import NodeServices, ServedNode
-from robust_pvos_ros.parameters import Configuration, NodeConfig, NodeParameters
-from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError
-from robust_pvos_ros.worker import FrameQueue, Waiting, Worker
+from robust_pvos_ros.parameter_services import guard_parameter_services
+from robust_pvos_ros.parameters import Configuration, NodeConfig
+from robust_pvos_ros.throttle import Throttle
+from robust_pvos_ros.tracking.types import ModelError, Prompt, PromptError, PvosError, shown
+from robust_pvos_ros.worker import Admission, FrameQueue, Waiting, Worker
 
 if TYPE_CHECKING:
     from robust_pvos_ros.export.choose import Choice
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 REPORT_PERIOD = 1.0
 STOP_TIMEOUT = 10.0
 MAX_OBJECT_ID = 65535
+MAX_TRANSITIONS = 8  # that may wait; counted apart, so that a flood of other requests does not keep an operator out
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -85,7 +89,11 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.relief: MemoryRelief | None = None
         self.problem = ''
         self.progress = ''
+        self.throttle = Throttle()
         self._ids = ObjectIds()
+        self._changes: dict[str, Any] = {}
+        self._transitions = Admission(MAX_TRANSITIONS, 'transitions')
+        guard_parameter_services(self, self.throttle)
         self._settings = NodeParameters(self, lambda: self.configuration is not None, self._parameters_changed)
         self._prompts = prompts_publisher(self)
         self._status = self.create_publisher(String, interface.STATUS.name, 10)
@@ -113,20 +121,24 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         try:
-            response.success = await self._served.on_worker(partial(self._run_transition, request.transition))
+            run = partial(self._run_transition, request.transition)
+            response.success = await self._served.on_worker(run, self._transitions)
         except PvosError as error:
-            self.get_logger().error(f'transition refused: {error}')
+            self._refuse_transition(str(error))
             response.success = False
         return response
+
+    def _refuse_transition(self, text: str) -> None:
+        if said := self.throttle.line('transition', f'transition refused: {text}'):
+            self.get_logger().error(said)
 
     def _run_transition(self, wanted: Transition) -> bool:
         possible = {description[1]: description[0] for description in self._state_machine.available_transitions}
         chosen = possible.get(wanted.label) if wanted.label else wanted.id
         if chosen not in possible.values():
-            self.get_logger().error(
-                f'transition {wanted.label or wanted.id} refused: from state {self.state} the node can '
-                f'{", ".join(f"{label} ({number})" for label, number in possible.items()) or "do nothing"}'
-            )
+            can = ', '.join(f'{label} ({number})' for label, number in possible.items()) or 'do nothing'
+            asked = shown(wanted.label) if wanted.label else wanted.id
+            self._refuse_transition(f'from state {self.state} the node can {can}, asked for {asked}')
             return False
         trigger = {
             Transition.TRANSITION_CONFIGURE: self.trigger_configure,
@@ -185,31 +197,33 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             self.progress = ''
 
     def _load(self) -> None:
-        configuration = self._settings.read()
-        self.configuration = configuration
+        with self._settings.lock:  # what is set from here on is refused, or reaches the cameras when they are there
+            configuration = self.configuration = self._settings.read()
         start = time.perf_counter()
         self._note_progress(f'loading model {configuration.model.model} on device {configuration.model.device}')
         try:
             from robust_pvos_ros.export.choose import equip_with_encoder
-            from robust_pvos_ros.relief import MemoryRelief
+            from robust_pvos_ros.relief import MemoryRelief, loaded
             from robust_pvos_ros.tracking.model import load_model
             from robust_pvos_ros.tracking.tracker import VideoTracker
         except ImportError as error:
             raise ModelError(f'{error}: install the Python packages torch, sam2 and safetensors') from error
-        self.model = model = load_model(configuration.model)
-        self.encoder_choice = choice = equip_with_encoder(model, configuration.model, self._note_progress)
+        what = f'model {configuration.model.model}'
+        self.model = model = loaded(lambda: load_model(configuration.model), what)
+        self.encoder_choice = choice = loaded(
+            lambda: equip_with_encoder(model, configuration.model, self._note_progress), f'the encoder of {what}'
+        )
+        self.relief = relief = MemoryRelief(model, self._trackers, self.get_logger().warning)
         self._note_progress('warming up')
-        _warm_up(VideoTracker(model, configuration.tracker))
-        self.relief = MemoryRelief(model, self._trackers, self.get_logger().warning)
+        relief.run(lambda: _warm_up(VideoTracker(model, configuration.tracker)))
         for name, config in configuration.cameras.items():
             tracker = VideoTracker(model, configuration.tracker, self._ids, partial(self._objects_beside, name))
             self.cameras[name] = Camera(
-                self, name, config, configuration.node, tracker, self.worker, self.relief, self._prompts,
-                self._intake.on_detections,
-            )  # fmt: skip
+                self, name, config, configuration.node, tracker, self.worker, relief, self._prompts, self._intake
+            )
         wanted = configuration.node.batch_cameras
-        batches = wanted == 'true' or (wanted == 'auto' and model.device.type == 'cuda')
-        self.worker.together = batches and len(self.cameras) > 1
+        pays = model.device.type == 'cuda' and model.encoder.takes_batches
+        self.worker.together = len(self.cameras) > 1 and (wanted == 'true' or (wanted == 'auto' and pays))
         self.worker.ahead = _encodes_ahead(configuration.node.encode_ahead, model.device.type)
         took = time.perf_counter() - start
         self.get_logger().info(
@@ -261,16 +275,18 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """As in ``Node``, but a wrong value is answered with the parameter's name and range."""
-        parameter_list = self._settings.coerced(parameter_list)
-        problem = self._settings.problem(parameter_list)
-        if problem:
-            return SetParametersResult(successful=False, reason=problem)
-        return super().set_parameters_atomically(parameter_list)
+        return self._settings.set_atomically(parameter_list, super().set_parameters_atomically)
 
     def _parameters_changed(self, values: dict[str, Any]) -> None:
-        self.worker.submit(partial(self._apply_parameters, dict(values)))
+        with self._settings.lock:
+            waits = bool(self._changes)  # one command carries all that changes until it runs
+            self._changes.update(values)
+        if not waits:
+            self.worker.submit(self._apply_parameters)
 
-    def _apply_parameters(self, values: dict[str, Any]) -> None:
+    def _apply_parameters(self) -> None:
+        with self._settings.lock:
+            values, self._changes = self._changes, {}
         ours = {field.name for field in dataclasses.fields(NodeConfig)}
         policies = {name: value for name, value in values.items() if name in ours}
         tracking = {name: value for name, value in values.items() if name not in ours}
@@ -296,15 +312,18 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         if model is None or relief is None:
             return
         start = time.perf_counter()
+        pictures = [frame.rgb for frame in frames]
+        several = len(frames) > 1
+        without = 'frames of several cameras are encoded one by one' if several else ''
         try:
-            pictures = [frame.rgb for frame in frames]
-            # ahead, memory that does not suffice is found by the worker: relief changes what belongs to its thread
-            features = model.encode_batch(pictures) if self.worker.ahead else relief.run(
-                lambda: model.encode_batch(pictures)
-            )
+            features = relief.attempt(lambda: model.encode_batch(pictures), without)
         except Exception:
-            # each camera encodes its own frame then, and one that cannot says so
-            self.get_logger().error(f'frames were not encoded beforehand:\n{traceback.format_exc()}')
+            if said := self.throttle.line('batch', f'frames were not encoded beforehand:\n{traceback.format_exc()}'):
+                self.get_logger().error(said)
+            return  # each camera encodes its own frame then, and one that cannot says so
+        if features is None:
+            # nor may relief run here, perhaps on another thread than the worker's: it changes what belongs to that
+            self.worker.together = self.worker.together and not several
             return
         share = (time.perf_counter() - start) * 1e3 / len(frames)
         for frame, maps in zip(frames, features, strict=True):
@@ -320,7 +339,8 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self._status.publish(String(data=status_line(self)))
 
     def _worker_failed(self, error: Exception) -> None:
-        self.get_logger().error(''.join(traceback.format_exception(error)))
+        if said := self.throttle.line('worker', ''.join(traceback.format_exception(error))):
+            self.get_logger().error(said)
 
 
 def _encodes_ahead(wanted: str, device: str) -> bool:

@@ -16,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParametersAtomically
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -39,6 +39,7 @@ SERVICES = {
     'reset': Reset,
     'change_state': ChangeState,
     'get_state': GetState,
+    'set_parameters': SetParameters,
     'set_parameters_atomically': SetParametersAtomically,
 }
 HEIGHT, WIDTH = 120, 160
@@ -135,11 +136,15 @@ class Spinning:
 class Harness:
     """The node under test, and a client with its publisher, subscriptions and services."""
 
-    def __init__(self, namespace: str = '', **parameters: Any) -> None:
+    def __init__(self, namespace: str = '', remappings: tuple[str, ...] = (), **parameters: Any) -> None:
         self.context = Context()
         rclpy.init(context=self.context)
         overrides = [Parameter(name.replace('__', '.'), value=value) for name, value in parameters.items()]
-        self.node = SegmentationNode(context=self.context, namespace=namespace, parameter_overrides=overrides)
+        rules = [part for rule in remappings for part in ('-r', rule)]
+        self.node = SegmentationNode(
+            context=self.context, namespace=namespace, parameter_overrides=overrides,
+            cli_args=['--ros-args', *rules] if rules else None,
+        )  # fmt: skip
         self.client = Node('client', context=self.context, namespace=namespace)
         self.messages: dict[str, list[Any]] = defaultdict(list)
         self._clients = {

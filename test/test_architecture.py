@@ -52,13 +52,18 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.interface': set(),
     f'{PACKAGE}.relief': {f'{PACKAGE}.tracking', f'{PACKAGE}.export'},
     f'{PACKAGE}.worker': {f'{PACKAGE}.tracking.types'},
+    f'{PACKAGE}.detections': {f'{PACKAGE}.tracking.types'},
+    f'{PACKAGE}.throttle': set(),
+    f'{PACKAGE}.camera_watch': {f'{PACKAGE}.{room}' for room in ('diagnostics', 'throttle', 'tracking.types')},
 }
 # The node, its parts and its neighbours: the only places where ROS may appear.  A benchmark of the node is its client.
 ROS_ROOMS = (
     'benchmarks.node',
-    *(f'{PACKAGE}.node_{part}' for part in ('camera', 'main', 'output', 'process', 'prompts', 'report', 'services')),
+    *(f'{PACKAGE}.node_{part}' for part in (
+        'camera', 'main', 'output', 'parameters', 'process', 'prompts', 'report', 'services',
+    )),
     *(f'{PACKAGE}.{part}' for part in (
-        'segmentation_node', 'messages', 'parameters', 'reference', 'live', 'demo', 'console',
+        'segmentation_node', 'messages', 'parameter_services', 'parameters', 'reference', 'live', 'demo', 'console',
     )),
 )
 ROS_PACKAGES = {

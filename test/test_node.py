@@ -296,6 +296,10 @@ def test_a_backward_jump_of_image_time_follows_the_policy(harness):
     assert harness.set(time_jump_policy='keep') == (True, '')
     harness.frame()
     assert list(harness.table()) == [kept]
+    stale = mask_prompt()
+    stale.header.stamp = stamp(later)
+    reply = harness.call('add_object', prompt=stale)
+    assert not reply.success and 'is newer than the newest processed frame' in reply.message
 
     harness.frame(nanoseconds=later)
     assert harness.set(time_jump_policy='remove_objects') == (True, '')

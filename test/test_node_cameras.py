@@ -13,6 +13,9 @@ from PIL import Image as Picture
 from robust_pvos_interfaces.msg import TrackedObjects
 from sensor_msgs.msg import CompressedImage, Image
 
+from robust_pvos_ros.tracking import model as tracking_model
+from robust_pvos_ros.tracking.model import Sam2Model
+
 SMALL = 160  # pixels that the network sees: several cameras on one core
 
 
@@ -224,6 +227,24 @@ def test_a_jump_forward_is_counted_and_costs_no_object(rig):
     assert set(rig.table()) == {kept}
 
 
+def test_names_are_remapped_once():
+    rules = ('front/image_raw:=first', 'first:=second', 'back/image:=third')
+    rig = Rig(namespace='/mapped', remappings=rules)
+    try:
+        rig.wait_active()
+        front, rear = (rig.node.cameras[name] for name in ('front', 'rear'))
+        assert (front.topic, rear.topic) == ('/mapped/first', '/mapped/third/compressed')
+        for topic in (front.topic, rear.topic):
+            wait_until(lambda topic=topic: rig.client.count_subscribers(topic) == 1, f'the subscription of {topic}')
+        assert rig.client.count_subscribers('/mapped/second') == 0
+        assert front.silence() == 'nobody publishes on /mapped/first'
+        publisher = rig.client.create_publisher(Image, '/mapped/first', 1)
+        wait_until(lambda: 'though somebody publishes there' in front.silence(), 'the publisher to be found')
+        rig.client.destroy_publisher(publisher)
+    finally:
+        rig.close()
+
+
 def test_want_of_gpu_memory_costs_no_frame_and_is_told():
     rig = Rig(namespace='/starving', history_frames=5)
     try:
@@ -247,5 +268,64 @@ def test_want_of_gpu_memory_costs_no_frame_and_is_told():
             lambda: [s for d in list(rig.diagnostics) for s in d.status if s.message == told], 'the report', 10
         )
         assert reports[0].level == b'\x01'
+    finally:
+        rig.close()
+
+
+def test_a_batch_that_does_not_fit_ends_batches_and_nothing_else():
+    rig = Rig(namespace='/cramped', batch_cameras='true', encode_ahead='false', history_frames=5)
+    try:
+        rig.wait_active()
+        rig.both()
+        model = rig.node.model
+        encode, precision = model.encode_batch, model.precision
+
+        def starving(pictures):
+            if len(pictures) > 1:
+                raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+            return encode(pictures)
+
+        model.encode_batch = starving
+        assert rig.node.worker.together
+        both_wait(rig)
+        assert not rig.node.worker.together
+        assert rig.counts('front')['failed'] == rig.counts('rear')['failed'] == 0
+        assert rig.node.cameras['front'].tracker.config.history_frames == 5 and model.precision == precision
+        told = 'active: out of GPU memory, so frames of several cameras are encoded one by one'
+        wait_until(lambda: told in rig.said(), 'the report', 10)
+    finally:
+        rig.close()
+
+
+def test_want_of_gpu_memory_while_configuring_is_relieved(monkeypatch):
+    encode, calls = Sam2Model.encode, []
+
+    def starving(self, rgb):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+        return encode(self, rgb)
+
+    monkeypatch.setattr(Sam2Model, 'encode', starving)
+    rig = Rig(namespace='/starved', precision='float32', encoder='torch')
+    try:
+        rig.wait_active()
+        assert rig.node.relief.given_up == ['the network goes on in bfloat16']
+        rig.both()
+    finally:
+        rig.close()
+
+
+def test_a_model_that_does_not_fit_fails_configure_with_advice(monkeypatch):
+    def starving(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+
+    monkeypatch.setattr(tracking_model, 'build_sam', starving)
+    rig = Rig(namespace='/full')
+    try:
+        advice = 'while model compact was loaded: use a smaller model'
+        wait_until(lambda: advice in rig.node.problem, 'configure to fail', 60)
+        assert 'Traceback' not in rig.node.problem
+        wait_until(lambda: rig.state() == 'unconfigured', 'the node to be unconfigured again')
     finally:
         rig.close()

@@ -1,14 +1,9 @@
-"""What the node does with bad requests, bad images, bad parameters and signals: it says so and lives on."""
+"""What the node does with bad requests, bad images and bad parameters: it says so and lives on."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -27,8 +22,10 @@ from node_harness import (
     stamp,
     wait_until,
 )
+from rcl_interfaces.msg import Parameter, ParameterValue
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from robust_pvos_interfaces.msg import Decision, Prompt
+from robust_pvos_interfaces.srv import ListObjects
 from sensor_msgs.msg import Image
 
 
@@ -159,6 +156,25 @@ def test_a_full_table_refuses_and_max_objects_can_be_raised(harness):
     harness.call('reset')
 
 
+def test_requests_beyond_a_bound_are_refused_while_others_wait(harness, monkeypatch):
+    monkeypatch.setattr(harness.node._served.admission, 'most', 5)
+    busy, release = threading.Event(), threading.Event()
+    harness.node.worker.submit(lambda: busy.set() or release.wait(30))
+    assert busy.wait(30)
+    try:
+        futures = [harness._clients['list_objects'].call_async(ListObjects.Request()) for _ in range(8)]
+        wait_until(lambda: sum(future.done() for future in futures) == 3, 'the refusals')
+        for future in futures:
+            if future.done():
+                assert not future.result().success
+                assert '5 requests wait already: send fewer' in future.result().message
+    finally:
+        release.set()
+    wait_until(lambda: all(future.done() for future in futures), 'all replies')
+    assert sum(future.result().success for future in futures) == 5
+    assert harness.call('list_objects').success, 'those that were answered make room'
+
+
 # ------------------------------------------------------------------------------------------------------------- images
 
 
@@ -247,6 +263,14 @@ def test_parameters_that_cannot_change_at_run_time_are_refused(harness):
     wait_until(lambda: harness.node.cameras['camera'].tracker.config.lost_after == 2, 'the tracker to take it over')
 
 
+def test_a_parameter_of_no_type_is_refused_and_the_node_lives_on(harness):
+    given = [Parameter(name='max_objects', value=ParameterValue(type=200))]
+    [result] = harness.call('set_parameters', parameters=given).results
+    for refused in (result, harness.call('set_parameters_atomically', parameters=given).result):
+        assert not refused.successful and 'max_objects must have a value of type' in refused.reason
+    harness.frame()
+
+
 def test_a_wrong_parameter_fails_configure_and_a_corrected_one_succeeds(tmp_path):
     missing = str(tmp_path / 'none.safetensors')
     other = Harness(namespace='/other', threads=1, max_objects='many', model='', checkpoint=missing)
@@ -283,76 +307,6 @@ def test_a_camera_that_does_not_fit_the_overload_policy_is_named():
         wait_until(lambda: any('needs a reliable publisher' in told for told in other.said()), 'the misfit to be told')
     finally:
         other.close()
-
-
-# ------------------------------------------------------------------------------------------------------------ signals
-
-
-class NodeProcess:
-    """The node as a user starts it."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, '-m', 'robust_pvos_ros.node_main', '--ros-args', *arguments]
-        environment = dict(os.environ, OMP_NUM_THREADS='1')
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-        self.output = ''
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line.decode()
-
-    def wait_for(self, text: str) -> None:
-        wait_until(lambda: text in self.output or self.process.poll() is not None, text, 60)
-        assert text in self.output, self.output
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        try:
-            code = self.process.wait(30)
-        finally:
-            self.process.kill()
-            self._reader.join()
-        return code
-
-
-@pytest.mark.parametrize(
-    ('moment', 'number'),
-    [('loading model', signal.SIGINT), ('warming up', signal.SIGTERM), ('is ready', signal.SIGINT)],
-)
-def test_a_signal_ends_the_process_cleanly_at_any_moment(moment, number):
-    node = NodeProcess('-p', 'threads:=1', '-r', '__node:=ended')
-    node.wait_for(moment)
-    assert node.end(number) == 0, node.output
-    assert 'Traceback' not in node.output
-    assert 'ERROR' not in node.output
-
-
-def test_a_signal_amid_frames_and_requests_ends_the_process_cleanly(harness):
-    harness.call('reset')
-    node = NodeProcess('-p', 'threads:=1', '-r', '__node:=busy')
-    node.wait_for('is ready')
-    for _ in range(30):
-        harness.publish_next()
-        time.sleep(1 / 30)
-    assert node.end(signal.SIGTERM) == 0, node.output
-    assert 'Traceback' not in node.output
-    assert 'ERROR' not in node.output
-
-
-def test_a_command_line_that_ros_cannot_read_ends_with_one_sentence():
-    node = NodeProcess('-p', 'max_objects:=[1, a]')
-    assert node.process.wait(30) == 2
-    node._reader.join()
-    assert 'the node cannot start' in node.output
-    assert 'Traceback' not in node.output
-
-
-def test_signals_are_caught_before_ros_is_imported():
-    code = 'import robust_pvos_ros.node_main, sys; sys.exit("rclpy" in sys.modules or "numpy" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 def test_requests_are_answered_while_a_model_loads(monkeypatch):

@@ -10,7 +10,7 @@ from node_harness import BOX, Harness, box_prompt, image, mask_prompt, point_pro
 from robust_pvos_interfaces.msg import Decision, Prompt
 from std_msgs.msg import Header
 
-from robust_pvos_ros import messages, node_prompts
+from robust_pvos_ros import messages
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +124,7 @@ def test_a_full_table_refuses_by_topic_too(harness):
 
 
 def test_a_flood_is_bounded(harness, monkeypatch):
-    monkeypatch.setattr(node_prompts, 'MAX_WAITING', 5)
+    monkeypatch.setattr(harness.node._intake.admission, 'most', 5)
     busy, release = threading.Event(), threading.Event()
     harness.node.worker.submit(lambda: busy.set() or release.wait(30))
     assert busy.wait(30)
@@ -204,9 +204,62 @@ def test_a_detector_that_is_late_starts_the_object_on_its_own_frame(harness):
 
 
 def test_detections_that_make_no_box_are_told(harness):
+    before = harness.counts()['refused']
     detect(harness, (500, 5, 530, 30))
     [decision] = decided(harness, 1)
     assert not decision.success and 'detection 0: the box around' in decision.message
+    assert harness.counts()['refused'] == before + 1
+
+
+def test_a_detection_on_an_image_that_was_dropped_is_taken_for_the_nearest_frame(harness):
+    at = harness.frame()
+    for _ in range(2):
+        harness.tick()
+    newest = harness.frame()
+    detect(harness, BOX, at=at + 40_000_000)
+    assert decided(harness, 1)[0].success
+    [echo] = wait_until(lambda: harness.prompts, 'the echo')
+    assert echo.header.stamp == stamp(at), 'the frame that it was drawn on for the tracker'
+    assert [tracked.mask_stamp for tracked in harness.table().values()] == [stamp(newest)]
+
+    assert harness.set(detection_tolerance=0) == (True, '')
+    try:
+        before = harness.counts()['refused']
+        detect(harness, (5, 5, 30, 30), at=at + 40_000_000)
+        [decision] = decided(harness, 1)
+        assert not decision.success and 'is 0.040 s away from the nearest frame that is kept' in decision.message
+        assert harness.counts()['refused'] == before + 1
+        detect(harness, (5, 5, 30, 30), at=at)
+        assert decided(harness, 1)[0].success, 'its own frame does'
+    finally:
+        assert harness.set(detection_tolerance=0.15) == (True, '')
+
+
+def test_a_detection_that_is_ahead_waits_for_its_image(harness):
+    at = harness._clock + 33_333_333
+    detect(harness, BOX, at=at)
+    assert harness.table() == {} and not [d for d in harness.decisions if d.service == 'detections']
+    assert harness.frame() == at
+    assert decided(harness, 1)[0].success
+    assert [tracked.mask_stamp for tracked in harness.table().values()] == [stamp(at)]
+
+
+def test_a_detection_whose_image_does_not_come_is_refused_in_time(harness):
+    before = harness.counts()['refused']
+    detect(harness, BOX, at=harness._clock + 10**12)
+    [decision] = decided(harness, 1)
+    assert not decision.success and 's away from the nearest frame that is kept' in decision.message
+    assert harness.counts()['refused'] == before + 1 and harness.table() == {}
+
+
+def test_detections_are_measured_by_the_size_of_their_own_image(harness):
+    at = harness.frame(scene(240, 320))
+    harness.frame()
+    detect(harness, (200, 150, 300, 230), at=at)
+    assert decided(harness, 1)[0].success
+    [echo] = wait_until(lambda: harness.prompts, 'the echo')
+    box = echo.box
+    assert (box.x_offset, box.y_offset, box.width, box.height) == (200, 150, 100, 80)
 
 
 @pytest.mark.skipif(messages.vision_msgs is not None, reason='vision_msgs is installed')

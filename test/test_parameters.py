@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from robust_pvos_ros import reference
+from robust_pvos_ros.node_parameters import NodeParameters
 from robust_pvos_ros.parameters import (
     CHOICES,
+    MAX_TEXT,
     CameraConfig,
     NodeConfig,
-    NodeParameters,
     ParameterError,
     camera_specs,
     node_specs,
@@ -49,7 +51,7 @@ class World:
     def set(self, **values: Any) -> str:
         """The reason of the refusal, or nothing."""
         found = [Parameter(name, value=value) for name, value in values.items()]
-        result = self.node.set_parameters_atomically(found)
+        result = self.parameters.set_atomically(found, self.node.set_parameters_atomically)
         return '' if result.successful else result.reason
 
 
@@ -162,6 +164,47 @@ def test_a_corrected_camera_takes_its_overrides(world):
     one = world(cameras=['a', '2'], a__image_topic='/a/image')
     assert one.set(cameras=['a']) == ''
     assert one.parameters.read().cameras == {'a': CameraConfig(image_topic='/a/image')}
+
+
+def test_parameters_of_a_camera_are_declared_as_long_as_it_is_listed(world):
+    one = world(rear__transport='carrier pigeon', front__image_topic='/front/image')
+    assert one.set(cameras=['front', 'rear']) == ''
+    assert one.node.get_parameter('front.image_topic').value == '/front/image'
+    assert one.set(**{'front.transport': 'compressed'}) == ''
+    with pytest.raises(ParameterError, match=r"rear\.transport must be one of raw, compressed, got 'carrier pigeon'"):
+        one.parameters.read()
+    assert one.set(cameras=['front']) == '', 'what is wrong with a camera matters as long as it is listed'
+    assert one.parameters.read().cameras == {'front': CameraConfig(image_topic='/front/image', transport='compressed')}
+    assert not one.node.has_parameter('rear.transport') and not one.node.has_parameter('camera.image_topic')
+
+
+def test_a_request_waits_while_the_parameters_are_read(world):
+    one, refusals = world(), []
+    request = threading.Thread(target=lambda: refusals.append(one.set(model='sam2.1_tiny')))
+    with one.parameters.lock:
+        configuration = one.parameters.read()
+        request.start()
+        request.join(0.2)
+        assert request.is_alive()
+        one.configured = True
+    request.join(10)
+    assert 'only while the node is unconfigured' in refusals[0]
+    assert one.node.get_parameter('model').value == configuration.model.model
+
+
+@pytest.mark.parametrize('values', [
+    {'model': 'x' * 5000}, {'device': 'x' * 5000}, {'camera.image_topic': 'no spaces' * 1000},
+    {'cameras': ['x' * 5000] * 300}, {'cameras': list(range(5000))}, {'max_objects': 'x' * 5000},
+    {'max_objects': [0.5] * 5000},
+])  # fmt: skip
+def test_what_is_refused_is_echoed_in_part(world, values):
+    reason = world().set(**values)
+    assert reason and len(reason) < 1000 and '\n' not in reason
+
+
+def test_a_text_may_be_as_long_as_a_path(world):
+    assert world().set(checkpoint='x' * MAX_TEXT) == ''
+    assert f'at most {MAX_TEXT} characters, got {MAX_TEXT + 1}' in world().set(checkpoint='x' * (MAX_TEXT + 1))
 
 
 def test_once_configured_only_live_parameters_change_and_all_or_none(world):
