@@ -6,6 +6,8 @@
 Watch /robust_pvos/camera/overlay in rqt_image_view.  Everything ends with the camera's last picture.
 """
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, GroupAction, IncludeLaunchDescription, Shutdown
 from launch.conditions import IfCondition, UnlessCondition
@@ -13,11 +15,14 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
+RANGE, OLD_RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY'
+
 
 def demo_process(executable, *arguments, **options):
     """A program of the demo, which has a command line of its own instead of ROS arguments."""
     command = [ExecutableInPackage(executable, 'robust_pvos_ros'), *arguments]
-    return ExecuteProcess(cmd=command, name=executable, output='screen', **options)
+    environment = {} if OLD_RANGE in os.environ else {RANGE: LaunchConfiguration('discovery_range')}
+    return ExecuteProcess(cmd=command, name=executable, additional_env=environment, output='screen', **options)
 
 
 def is_given(name):
@@ -37,7 +42,7 @@ def generate_launch_description():
         ),
     ]
     share = FindPackageShare('robust_pvos_ros')
-    # It also sets the DDS profile, for every process that starts after it.
+    # It also sets the DDS profile for every process that starts after it, and declares discovery_range.
     segmentation = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(PathJoinSubstitution([share, 'launch', 'segmentation.launch.py']))
     )

@@ -1,7 +1,10 @@
 """Start the segmentation node.
 
     ros2 launch robust_pvos_ros segmentation.launch.py image_topic:=/front/image_raw params_file:=FILE.yaml
+    ros2 launch robust_pvos_ros segmentation.launch.py discovery_range:=SUBNET   # cameras or clients on other machines
 """
+
+import os
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
@@ -10,6 +13,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 CONFIG = PathJoinSubstitution([FindPackageShare('robust_pvos_ros'), 'config'])
+RANGE, OLD_RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY'
 
 
 def generate_launch_description():
@@ -41,6 +45,13 @@ def generate_launch_description():
             description='Least severity that is logged.',
             choices=['debug', 'info', 'warn', 'error', 'fatal'],
         ),
+        DeclareLaunchArgument(
+            'discovery_range',
+            default_value=EnvironmentVariable(RANGE, default_value='LOCALHOST'),
+            description='Who can find the node: LOCALHOST, processes of this machine; SUBNET, those of the network. '
+            f'By default what the environment variable {RANGE} says, and LOCALHOST if it says nothing; ignored where '
+            f'{OLD_RANGE} is set, and by Humble, which knows that variable alone.',
+        ),
     ]
     # With Fast DDS's defaults most raw images are lost between processes; a profile that the user has set stays.
     profile = SetEnvironmentVariable(
@@ -57,6 +68,7 @@ def generate_launch_description():
         parameters=[LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}],
         remappings=[('camera/image_raw', LaunchConfiguration('image_topic'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        additional_env={} if OLD_RANGE in os.environ else {RANGE: LaunchConfiguration('discovery_range')},
         output='screen',
         emulate_tty=True,
     )

@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+RANGE, OLD_RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY'
 
 if not (importlib.util.find_spec('launch_ros') and importlib.util.find_spec('rclpy')):
     pytest.skip('launch_ros is not installed: it comes with ROS 2 from apt, not from PyPI', allow_module_level=True)
@@ -118,6 +119,40 @@ def test_dds_profile_is_set_unless_the_user_has_one(
     profile = Path(context.environment[PROFILE])
     assert profile.name == expected
     assert profile.is_file()
+
+
+@pytest.mark.parametrize('environment, given, expected', [
+    ({}, None, 'LOCALHOST'),
+    ({}, 'SUBNET', 'SUBNET'),
+    ({RANGE: 'SUBNET'}, None, 'SUBNET'),
+    ({RANGE: 'SUBNET'}, 'OFF', 'OFF'),
+    ({OLD_RANGE: '0'}, None, None),
+])  # fmt: skip
+def test_nobody_beyond_the_machine_finds_the_node_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], given: str | None, expected: str | None
+) -> None:
+    from launch import LaunchContext  # type: ignore[attr-defined]
+    from launch.actions import DeclareLaunchArgument
+    from launch.utilities import perform_substitutions
+    from launch_ros.actions import Node
+
+    for name in (RANGE, OLD_RANGE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    entities = description_of(ROOT / 'launch' / 'segmentation.launch.py').entities
+    context = LaunchContext()
+    if given is not None:
+        context.launch_configurations['discovery_range'] = given
+    for entity in entities:
+        if isinstance(entity, DeclareLaunchArgument) and entity.name == 'discovery_range':
+            entity.execute(context)
+    [node] = [entity for entity in entities if isinstance(entity, Node)]
+    added = {
+        perform_substitutions(context, name): perform_substitutions(context, value)
+        for name, value in node.process_description.additional_env or []
+    }
+    assert added == ({} if expected is None else {RANGE: expected})
 
 
 def test_segmentation_takes_parameters_namespace_and_time(tmp_path: Path) -> None:
