@@ -59,7 +59,7 @@ test-all: setup $(STAMPS)/engines
 soak: export SOAK_SECONDS ?= 600
 soak: export SOAK_REPORT ?= $(abspath $(OUT))/soak.json
 soak: setup
-	@mkdir -p '$(OUT)'
+	@mkdir -p '$(OUT)' && rm -f "$$SOAK_REPORT"
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 lint: setup

@@ -16,7 +16,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    GetParameterTypes,
+    SetParameters,
+    SetParametersAtomically,
+)
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -40,6 +46,9 @@ SERVICES = {
     'change_state': ChangeState,
     'get_state': GetState,
     'set_parameters': SetParameters,
+    'get_parameters': GetParameters,
+    'get_parameter_types': GetParameterTypes,
+    'describe_parameters': DescribeParameters,
     'set_parameters_atomically': SetParametersAtomically,
 }
 HEIGHT, WIDTH = 120, 160

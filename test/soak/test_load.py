@@ -5,7 +5,6 @@ A minute by default; ``SOAK_SECONDS`` says how long, and ``SOAK_REPORT`` names a
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from robust_pvos_interfaces.msg import TrackedObjects
 from robust_pvos_interfaces.srv import AddObject
+from soak_counters import FATES
+from soak_report import note
 
 from benchmarks.node import make_film
 from robust_pvos_ros.messages import nanoseconds
@@ -36,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get('SOAK_SECONDS', '60'))
 RATE, SIZE = 30.0, (640, 480)
 OBJECTS = {'left': 3, 'middle': 3, 'right': 2}
-FATES = ('processed', 'dropped', 'malformed', 'failed')
 GROWTH_MB = 25.0
+MOST_LOST = 0.02  # of the images, between the publisher and the callback
 WARM = 40  # outputs of each camera after which histories and memories are full
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * SECONDS + 400)]
@@ -174,10 +175,8 @@ def test_load(observer, node_process, tmp_path):
         report = {camera: judge(camera, published[camera], observer, steady) for camera in OBJECTS}
     growth = grown([mb for at, mb in memory if at > steady])
     report['node'] = {'seconds': SECONDS, 'memory_mb': memory[-1][1], 'growth_mb': growth}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if os.environ.get('SOAK_REPORT'):
-        Path(os.environ['SOAK_REPORT']).write_text(text + '\n', encoding='utf-8')
+    print(report)
+    note('load', report)
     assert growth < GROWTH_MB, f'memory grew by {growth:.0f} MB'
 
 
@@ -193,7 +192,7 @@ def judge(camera: str, published: np.ndarray, observer: Observer, steady: float)
     assert counts['received'] == sum(counts[fate] for fate in FATES), counts
     assert counts['malformed'] == counts['failed'] == 0, counts
     lost = len(published) - counts['received']
-    assert lost >= 0, 'more images were received than published'
+    assert 0 <= lost <= MOST_LOST * len(published), f'{camera}: {lost} of {len(published)} images were not received'
     assert set(seen.stamps) <= set(published.tolist()), 'an output has a stamp that no image had'
     assert seen.frame_ids == {camera}
     assert len(set(seen.stamps)) == counts['processed'], 'a processed frame was not published'
