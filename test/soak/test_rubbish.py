@@ -161,9 +161,7 @@ def test_a_thousand_malformed_settings_of_parameters_are_answered_and_the_node_l
 
 
 def test_a_thousand_malformed_prompts_by_topic_do_no_harm(harness):
-    intake = harness.node._intake
-
-    count = 0
+    intake, count = harness.node._intake, 0
 
     @FUZZ
     @given(prompts)
