@@ -138,6 +138,7 @@ class Camera:
         self._header: Header | None = None
         self._rgb: np.ndarray | None = None
         self._silence = 0
+        self._scene: tuple[int, FrameResult | None, Scene] | None = None
         self._output = CameraOutput(node, name)
 
     # ------------------------------------------------------------------------------------------------------ lifecycle
@@ -333,7 +334,10 @@ class Camera:
     def scene(self, stamp: int) -> Scene:
         """The objects on the frame that a prompt was drawn on; argument and errors as :meth:`apply`."""
         self._prompt_header(stamp)
-        return self.tracker.scene(stamp or None)
+        newest = self.tracker.last_result  # another one whenever anything about the objects has changed
+        if self._scene is None or self._scene[0] != stamp or self._scene[1] is not newest:
+            self._scene = stamp, newest, self.tracker.scene(stamp or None)
+        return self._scene[2]
 
     def _prompt_header(self, stamp: int) -> Header:
         """Header of the frame that a prompt was drawn on."""

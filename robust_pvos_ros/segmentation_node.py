@@ -52,6 +52,7 @@ REPORT_PERIOD = 1.0
 STOP_TIMEOUT = 10.0
 MAX_OBJECT_ID = 65535
 MAX_TRANSITIONS = 8  # that may wait; counted apart, so that a flood of other requests does not keep an operator out
+LONGEST_REASON = 2000  # characters: it may repeat paths, and is part of every report and refusal
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -154,7 +155,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         except Exception as error:
             expected = isinstance(error, PvosError)
             reason = str(error) if expected else f'unexpected {type(error).__name__}: {error}'
-            self.problem = f'cannot {verb}: {reason}'
+            self.problem = f'cannot {verb}: {reason[:LONGEST_REASON]}'
             details = '' if expected else '\n' + traceback.format_exc()
             name = self.get_fully_qualified_name()
             advice = f'correct it (ros2 param set {name} ...), then: ros2 lifecycle set {name} {verb}'
@@ -321,8 +322,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
             if said := self.throttle.line('batch', f'frames were not encoded beforehand:\n{traceback.format_exc()}'):
                 self.get_logger().error(said)
             return  # each camera encodes its own frame then, and one that cannot says so
-        if features is None:
-            # nor may relief run here, perhaps on another thread than the worker's: it changes what belongs to that
+        if features is None:  # relief changes what belongs to the worker's thread, which this may not be
             self.worker.together = self.worker.together and not several
             return
         share = (time.perf_counter() - start) * 1e3 / len(frames)

@@ -244,6 +244,21 @@ def test_a_detection_that_is_ahead_waits_for_its_image(harness):
     assert [tracked.mask_stamp for tracked in harness.table().values()] == [stamp(at)]
 
 
+def test_messages_about_one_past_frame_are_matched_with_one_scene(harness, monkeypatch):
+    at = harness.frame()
+    harness.frame()
+    tracker, built = harness.node.cameras['camera'].tracker, []
+    build = tracker.scene
+    monkeypatch.setattr(tracker, 'scene', lambda stamp: built.append(stamp) or build(stamp))
+    detect(harness, BOX, at=at)
+    for _ in range(3):
+        detect(harness, BOX, at=at)
+    assert built == [at, at], 'once more since an object was started'
+    harness.frame()
+    detect(harness, BOX, at=at)
+    assert built == [at] * 3 and len(harness.table()) == 1
+
+
 def test_a_detection_whose_image_does_not_come_is_refused_in_time(harness):
     before = harness.counts()['refused']
     detect(harness, BOX, at=harness._clock + 10**12)
