@@ -192,6 +192,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         try:
             from robust_pvos_ros.export.choose import equip_with_encoder
             from robust_pvos_ros.relief import MemoryRelief
+            from robust_pvos_ros.tracking.compiled import warm_up
             from robust_pvos_ros.tracking.model import load_model
             from robust_pvos_ros.tracking.tracker import VideoTracker
         except ImportError as error:
@@ -200,6 +201,8 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.encoder_choice = choice = equip_with_encoder(model, configuration.model, self._note_progress)
         self._note_progress('warming up')
         _warm_up(VideoTracker(model, configuration.tracker))
+        if model.compiled:
+            warm_up(model, configuration.tracker.max_objects, self._note_progress)
         self.relief = MemoryRelief(model, self._trackers, self.get_logger().warning)
         for name, config in configuration.cameras.items():
             tracker = VideoTracker(model, configuration.tracker, self._ids, partial(self._objects_beside, name))
