@@ -84,7 +84,8 @@ class Gate:
         scheme, _, bearer = request.headers.get('Authorization', '').partition(' ')
         if scheme.lower() == 'bearer':
             shown.append(bearer.strip())
-        return any(_same(token, self._token) for token in shown) or _same(request.cookies.get(COOKIE, ''), self._session)
+        by_cookie = _same(request.cookies.get(COOKIE, ''), self._session)
+        return by_cookie or any(_same(token, self._token) for token in shown)
 
     def _enter(self, request: web.Request) -> web.Response:
         """Take the token out of the address bar and put a cookie in its place."""
