@@ -98,7 +98,7 @@ def test_every_other_message_is_understood(text: str, expected: object) -> None:
         ('[' * 10_000, 'nested too deeply'),
         ('{"type": "remove", "request": NaN}', 'NaN is no number'),
         (' ' * 20_000, 'may have 16384 bytes, got 20000'),
-        (said(type='shell'), "type must be one of add, refine, remove, rename, reset, record, watch, shown, got 'shell'"),
+        (said(type='shell'), "type must be one of add, refine, remove, rename, reset, record, watch, shown, got 'sh"),
         (said(type=['add']), 'type must be one of'),
         (said(type='remove', request=1, object_id=0), 'object_id must be an integer from 1 to 65535, got 0'),
         (said(type='remove', request=1, object_id=True), 'object_id must be an integer'),
@@ -206,7 +206,8 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 def test_ids_above_255_arrive_exactly() -> None:
     rgb, labels = scene()
-    frame = Frame('front', 1_700_000_000_123_456_789, image(rgb, 'rgb8'), image(labels, '16UC1'), (tracked(300),), {300: 2.5})
+    stamp, known = 1_700_000_000_123_456_789, (tracked(300),)
+    frame = Frame('front', stamp, image(rgb, 'rgb8'), image(labels, '16UC1'), known, {300: 2.5})
     header, runs, jpeg = unpack(encode_frame(frame, 9, 90, 1280))
     np.testing.assert_array_equal(labels_from_runs(runs, 48, 64), labels)
     assert header['stamp'] == '1700000000123456789'

@@ -39,7 +39,7 @@ class Segmentation(Protocol):
         """Forget the objects of a camera; of all where the name is empty."""
 
     def watch(self, cameras: frozenset[str]) -> None:
-        """Tell which cameras some page wants to see; the others need not be read."""
+        """Tell which cameras some page looks at; the others need not be read."""
 
 
 class Bridge:

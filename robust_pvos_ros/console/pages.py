@@ -1,8 +1,8 @@
 """The pages that are open: what each of them gets, and how fast.  No ROS.
 
 A page confirms every frame that it has shown.  No more than two frames of a camera are on their way to it; of those
-that come meanwhile the newest waits.  A frame is encoded once for all pages, and not at all while no page can take it,
-so a page that stands still costs nothing.
+that come meanwhile the newest waits.  A frame is encoded once for all pages, and not at all while no page can take it;
+for a page that stands still, pictures are not even read: it costs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
@@ -22,6 +23,8 @@ from robust_pvos_ros.tracking.types import FrameError
 
 ON_THE_WAY = 2
 MOST_TEXTS = 200
+STANDSTILL = 3.0
+"""Seconds after which a page that does not confirm a frame counts as standing still."""
 
 Send = Callable[[str | bytes], Awaitable[None]]
 Encode = Callable[[Frame, int], bytes]
@@ -42,7 +45,7 @@ class Page:
         self._texts: deque[str] = deque()
         self._state = ''
         self._waiting: dict[str, tuple[int, bytes]] = {}
-        self._sent: dict[str, deque[int]] = {}
+        self._sent: dict[str, deque[tuple[int, float]]] = {}
         self._newest: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -80,11 +83,18 @@ class Page:
             ProtocolError: if that frame was not sent to it.
         """
         sent = self._sent.get(camera, deque())
-        if number not in sent:
+        if number not in [known for known, _ in sent]:
             raise ProtocolError(f'frame {number} of camera {camera!r} is not on its way to this page')
-        while sent and sent[0] <= number:
+        while sent and sent[0][0] <= number:
             sent.popleft()
         self._changed.set()
+
+    def looks_at(self) -> frozenset[str]:
+        """The cameras that it shows, without those of which it has not confirmed a frame for some seconds."""
+        late = time.monotonic() - STANDSTILL
+        return frozenset(
+            camera for camera in self.watched if all(at > late for _, at in self._sent.get(camera, ()))
+        )
 
     def can_take(self, camera: str) -> bool:
         """Whether another frame of a camera could be sent at once."""
@@ -104,7 +114,7 @@ class Page:
                 sent = self._sent.setdefault(camera, deque())
                 if len(sent) < ON_THE_WAY and camera in self._waiting:
                     number, data = self._waiting.pop(camera)
-                    sent.append(number)
+                    sent.append((number, time.monotonic()))
                     await send(data)
             await self._changed.wait()
 
@@ -115,7 +125,7 @@ class Pages:
     Args:
         encode: makes a message of a frame and its number; runs on ``workers``.
         workers: threads for it.
-        watched: called with the cameras that some page shows, whenever they change.
+        watched: called with the cameras that some page looks at, whenever they change.
     """
 
     def __init__(self, encode: Encode, workers: Executor, watched: Callable[[frozenset[str]], None]) -> None:
@@ -142,13 +152,13 @@ class Pages:
     def discard(self, page: Page) -> None:
         """Forget a page."""
         self._pages.discard(page)
-        self._note_watched()
+        self.note_watched()
         self.tell({})
 
     def watch(self, page: Page, cameras: tuple[str, ...]) -> None:
         """Let a page show these cameras; it gets the newest frame of each at once."""
         page.watch(frozenset(cameras))
-        self._note_watched()
+        self.note_watched()
         for camera in cameras:
             if camera in self._encoded:
                 page.offer(camera, *self._encoded[camera])
@@ -158,9 +168,11 @@ class Pages:
         """See :meth:`Page.shown`."""
         page.shown(camera, number)
         self._work.set()
+        self.note_watched()
 
-    def _note_watched(self) -> None:
-        watched = frozenset().union(*(page.watched for page in self._pages))
+    def note_watched(self) -> None:
+        """Tell which cameras are looked at; called now and then, since standing still makes no event."""
+        watched = frozenset().union(*(page.looks_at() for page in self._pages))
         if watched != self._watched:
             self._watched = watched
             self._tell_watched(watched)

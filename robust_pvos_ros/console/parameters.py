@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
@@ -21,9 +19,10 @@ LIMITS = {
 def console_specs() -> tuple[ParameterSpec, ...]:
     """Every parameter of the console; all are given at start."""
     texts = descriptions(ConsoleConfig)
+    defaults = vars(ConsoleConfig())
     return tuple(
-        ParameterSpec(field.name, field.default, texts[field.name], LIMITS.get(field.name), live=True, read_only=True)
-        for field in dataclasses.fields(ConsoleConfig)
+        ParameterSpec(name, default, texts[name], LIMITS.get(name), live=True, read_only=True)
+        for name, default in defaults.items()
     )
 
 

@@ -108,8 +108,9 @@ def parse(text: str) -> Message:
         ProtocolError: with one sentence, and with the message's ``request`` where it has a valid one.
     """
     fields = _object(text)
-    request = fields.get('request')
-    known = request if _is_integer(request) and 0 <= request <= LARGEST_REQUEST else None
+    known: Any = fields.get('request')
+    if not _is_integer(known) or not 0 <= known <= LARGEST_REQUEST:
+        known = None
     kind = fields.get('type')
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     try:

@@ -93,7 +93,7 @@ class ConsoleServer:
             self._runner = None
 
     async def _begin(self, _: web.Application) -> None:
-        self._tasks = [asyncio.create_task(self.pages.work()), asyncio.create_task(self._watch_recording())]
+        self._tasks = [asyncio.create_task(self.pages.work()), asyncio.create_task(self._look())]
 
     async def _end(self, _: web.Application) -> None:
         for socket in list(self._sockets):
@@ -108,8 +108,9 @@ class ConsoleServer:
         self._encoders.shutdown(cancel_futures=True)
         self._recorders.shutdown()
 
-    async def _watch_recording(self) -> None:
+    async def _look(self) -> None:
         while True:
+            self.pages.note_watched()
             self.pages.tell({'recording': await self._in_recorder(self._recording.state)})
             await asyncio.sleep(LOOK_PERIOD)
 
