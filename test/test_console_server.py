@@ -432,16 +432,15 @@ def test_a_page_that_confirms_nothing_gets_two_frames_and_then_the_newest(tmp_pa
             for stamp in range(1, 51):
                 site.server.pages.frame(frame(stamp))
                 await asyncio.sleep(0.01)
-            assert len(encoded) <= 3, 'a page that stands still costs no encoding'
+            assert len(encoded) == 2, 'a page that stands still costs no encoding'
             first = (await next_frame(socket))[0]
             second = (await next_frame(socket))[0]
             with pytest.raises(asyncio.TimeoutError):
                 while (await socket.receive(0.5)).type != WSMsgType.BINARY:
                     pass
             await socket.send_json({'type': 'shown', 'camera': 'camera', 'number': second['number']})
-            stamps = [int((await next_frame(socket))[0]['stamp']), int((await next_frame(socket))[0]['stamp'])]
-            assert int(first['stamp']) < int(second['stamp']) < stamps[0] < stamps[1]
-            assert stamps[1] == 50, 'after a pause comes the newest frame'
+            assert int(first['stamp']) < int(second['stamp']) < 50
+            assert (await next_frame(socket))[0]['stamp'] == '50', 'after a pause comes the newest frame'
 
     asyncio.run(check())
 
