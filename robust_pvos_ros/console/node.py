@@ -54,7 +54,7 @@ class ConsoleNode(StoppableNode):
         self._heard = -FRESH
         self._feeds: dict[str, CameraFeed] = {}
         self._watched: frozenset[str] = frozenset()
-        self._services = {
+        self._callers = {
             service: self._client(kind, service)
             for kind, service in (
                 (AddObject, interface.ADD_OBJECT),
@@ -131,7 +131,7 @@ class ConsoleNode(StoppableNode):
 
     def _look(self) -> None:
         late = time.monotonic() - self._heard > FRESH
-        if self._health is not None and (late or not self._services[interface.RESET].service_is_ready()):
+        if self._health is not None and (late or not self._callers[interface.RESET].service_is_ready()):
             self._health = None
             for feed in self._feeds.values():
                 feed.forget()
@@ -154,7 +154,7 @@ class ConsoleNode(StoppableNode):
         Raises:
             RequestError: if the node is not there or does not answer in time.
         """
-        client = self._services[service]
+        client = self._callers[service]
         if not client.service_is_ready():
             raise RequestError(f'the segmentation node {self.served} is not there: start it, or wait until it is back')
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
