@@ -128,7 +128,7 @@ class Console:
         self.page.mouse.click(*self.middle_of(which))
 
     def drag(self, which: int) -> None:
-        x0, y0, x1, y1 = bounding_box(self.street.truth(self.stamp, which))
+        x0, y0, x1, y1 = map(float, bounding_box(self.street.truth(self.stamp, which)))
         self.page.mouse.move(*self.on_screen(x0, y0))
         self.page.mouse.down()
         self.page.mouse.move(*self.on_screen((x0 + x1) / 2, (y0 + y1) / 2))
