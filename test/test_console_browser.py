@@ -6,6 +6,7 @@ an axe.min.js (`npm install --no-save axe-core`, then node_modules/axe-core/axe.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from console_street import RED_CAR, WHITE_VAN, Program, Street
 from node_harness import wait_until
@@ -98,7 +100,7 @@ class Console:
 
     @property
     def stamp(self) -> str:
-        return self.page.locator('.view').get_attribute('data-stamp')
+        return str(self.page.locator('.view').get_attribute('data-stamp'))
 
     @property
     def drawn(self) -> set[int]:
@@ -108,7 +110,8 @@ class Console:
 
     @property
     def listed(self) -> list[int]:
-        return [int(row.get_attribute('data-id')) for row in self.page.locator('#list li').all()]
+        rows = '[...document.querySelectorAll("#list li")].map((row) => Number(row.dataset.id))'
+        return list(self.page.evaluate(rows))
 
     @property
     def said(self) -> str:
@@ -315,6 +318,35 @@ def test_recording_shows_its_size_and_leaves_a_bag(console: Console, folder: Pat
     console.wait(lambda: 'Recorded console_' in console.said, 'the bag', 60)
     bags = list((folder / 'bags').iterdir())
     assert len(bags) == 1 and any(bags[0].iterdir())
+
+
+def test_pictures_of_the_documentation(console: Console) -> None:
+    """The animation of the README and the screenshot of the operator's page."""
+    page = console.page
+    page.set_viewport_size({'width': 1100, 'height': 780})
+    frames: list[PIL.Image.Image] = []
+
+    def film(count: int) -> None:
+        for _ in range(count):
+            shot = PIL.Image.open(io.BytesIO(page.locator('main').screenshot(type='png'))).convert('RGB')
+            frames.append(shot.resize((640, round(640 * shot.height / shot.width)), PIL.Image.Resampling.LANCZOS))
+            page.wait_for_timeout(60)
+
+    film(4)
+    page.get_by_label('Label of the next object').fill('red car')
+    number = console.add(RED_CAR)
+    film(10)
+    page.get_by_label('Label of the next object').fill('van')
+    console.drag(WHITE_VAN)
+    console.wait(lambda: len(console.drawn) == 2, 'the second mask')
+    film(14)
+    page.locator(f'li[data-id="{number}"] .chip').click()
+    console.picture('console')
+    path = ARTEFACTS / 'click_to_mask.webp'
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=160, loop=0, quality=60, method=6)
+    assert path.stat().st_size < 1_000_000
+    with PIL.Image.open(path) as made:
+        assert made.n_frames == len(frames)
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])

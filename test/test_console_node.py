@@ -216,7 +216,8 @@ def test_a_node_that_goes_and_comes_back_is_said_and_found_again() -> None:
         first.wait_active()
         page = console.page()
         page.wait(lambda: page.state.get('node', {}).get('state') == 'active', 'the node')
-        page.wait(lambda: first.client.count_subscribers('/away/camera/image_raw') > 1, 'the console to read the camera')
+        images = '/away/camera/image_raw'
+        page.wait(lambda: first.client.count_subscribers(images) > 1, 'the console to read the camera')
         shown(first, page)
         assert page.request('add', camera='camera', box=list(BOX))['success']
         page.wait(lambda: page.ids == [1], 'the object')

@@ -267,6 +267,40 @@ def test_no_path_reaches_a_file_that_is_not_of_the_page(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_garbage_on_the_wire_gets_no_file_and_ends_nothing(tmp_path: Path) -> None:
+    random_ = random.Random(4)
+
+    async def send(host: str, data: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*host.split(':'))
+        writer.write(data)
+        writer.write_eof()
+        try:
+            answer = await asyncio.wait_for(reader.read(), 10)
+        except ConnectionError:
+            answer = b''  # hung up on, which is an answer, too
+        writer.close()
+        return answer
+
+    def garbage() -> bytes:
+        if random_.random() < 0.3:
+            return random_.randbytes(random_.randint(1, 300))
+        method = random_.choice((b'GET', b'G\0T', b'POST', b'CONNECT', b'TRACE', b''))
+        path = random_.choice((b'/', b'/../../etc/passwd', b'*', b'http://evil.example/', b'/socket', b'\xff\xfe', b''))
+        lines = [method + b' ' + path + b' HTTP/' + random_.choice((b'1.1', b'9.9', b'x'))]
+        lines.append(random_.choice((b'Host: 127.0.0.1', b'Host', b'Host: a\0b', b'Content-Length: -1')))
+        lines.append(random_.choice((b'Upgrade: websocket', b'Transfer-Encoding: chunked', b'X: ' + b'y' * 9000)))
+        return b'\r\n'.join((*lines, b'', random_.randbytes(20)))
+
+    async def check() -> None:
+        async with running(tmp_path) as site:
+            for _ in range(200):
+                answer = await send(site.host, garbage())
+                assert b'root:' not in answer and b' 500 ' not in answer.split(b'\r\n')[0], answer
+            assert (await site.get('/')).status == 200
+
+    asyncio.run(check())
+
+
 def test_the_page_asks_nobody_else_for_anything() -> None:
     folder = Path(__file__).resolve().parent.parent / 'robust_pvos_ros' / 'console' / 'static'
     for path in folder.iterdir():

@@ -19,8 +19,8 @@ from robust_pvos_ros.console.encoding import Frame
 from robust_pvos_ros.message_core import nanoseconds, tracked_from_message
 from robust_pvos_ros.tracking.types import TrackedObject
 
-KEPT_BYTES = 64 << 20
-"""Of pictures that wait for their masks."""
+KEPT_BYTES = 256 << 20
+"""Most that the pictures which wait for their masks may take."""
 KEPT_LABELS = 4
 LINGER = 10.0
 """Seconds that pictures are still read after the last page looked away: a page that is reloaded comes back at once."""
@@ -30,7 +30,7 @@ COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 
 class Pictures:
-    """The newest pictures by stamp, as many as fit into ``limit`` bytes, and always the newest."""
+    """Pictures by stamp in the order in which they came, as many as fit into ``limit`` bytes, and always the newest."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -47,6 +47,11 @@ class Pictures:
     def get(self, stamp: int) -> Any:
         """The one with a stamp, or None."""
         return self._images.get(stamp)
+
+    def forget_before(self, stamp: int) -> None:
+        """Drop what came before the one with a stamp; nothing where there is none."""
+        while stamp in self._images and next(iter(self._images)) != stamp:
+            self._held -= len(self._images.popitem(last=False)[1].data)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -148,6 +153,7 @@ class CameraFeed:
         if self._processing():
             self._match()
         else:
+            self._images.forget_before(stamp)
             self._emit(Frame(self._camera, stamp, message, None, *self._known(stamp), processed=False))
 
     def _on_labels(self, message: Image) -> None:
@@ -180,6 +186,7 @@ class CameraFeed:
             return
         stamp = nanoseconds(self._objects.header.stamp)
         self._sent = stamp
+        self._images.forget_before(stamp)
         known = self._known(stamp)
         self._emit(Frame(self._camera, stamp, self._images.get(stamp), self._labels.get(stamp), *known))
 

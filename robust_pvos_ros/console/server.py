@@ -93,7 +93,7 @@ class ConsoleServer:
             self._runner = None
 
     async def _begin(self, _: web.Application) -> None:
-        self._tasks = [asyncio.create_task(self.pages.work()), asyncio.create_task(self._look())]
+        self._tasks = [asyncio.create_task(work()) for work in (self.pages.work, self._look, self._watch_recording)]
 
     async def _end(self, _: web.Application) -> None:
         for socket in list(self._sockets):
@@ -111,6 +111,10 @@ class ConsoleServer:
     async def _look(self) -> None:
         while True:
             self.pages.note_watched()
+            await asyncio.sleep(LOOK_PERIOD)
+
+    async def _watch_recording(self) -> None:
+        while True:
             self.pages.tell({'recording': await self._in_recorder(self._recording.state)})
             await asyncio.sleep(LOOK_PERIOD)
 

@@ -2,7 +2,7 @@
 
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 5000;
-const ANSWER_TIME = 40000;
+const ANSWER_TIME = 100000; // completing a large bag takes its time; a node that is silent is reported earlier
 
 export class Link extends EventTarget {
   // Events: 'open', 'lost' (detail: {seconds, text}), 'message' (detail: object), 'frame' (detail: ArrayBuffer).
