@@ -48,7 +48,8 @@ class Wires:
         del self.callbacks[topic]
 
     def picture(self, stamp: int) -> None:
-        self.callbacks['/camera/image_raw'](image_message(np.full((4, 6, 3), stamp % 256, np.uint8), 'rgb8', header(stamp)))
+        message = image_message(np.full((4, 6, 3), stamp % 256, np.uint8), 'rgb8', header(stamp))
+        self.callbacks['/camera/image_raw'](message)
 
     def labels(self, stamp: int, value: int = 0) -> None:
         message = image_message(np.full((4, 6), value, np.uint16), '16UC1', header(stamp))

@@ -5,13 +5,13 @@ The figures go to stalled_page.txt in the folder PVOS_ARTEFACTS, by default out/
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from pathlib import Path
 
 import pytest
 from console_client import ConsoleClient
+from console_page import ARTEFACTS
 from console_street import Program, Street
 from node_harness import mask_prompt, wait_until
 from rclpy.task import Future
@@ -19,7 +19,6 @@ from robust_pvos_interfaces.srv import AddObject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ARTEFACTS = Path(os.environ.get('PVOS_ARTEFACTS', Path(__file__).resolve().parent.parent / 'out' / 'console'))
 ROUNDS, WINDOW = 4, 12.0
 SETTLE = 15.0  # seconds after which the console has noticed that the page stands still and reads no pictures
 LEAST = 0.97

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from console_site import image, scene, tracked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ from robust_pvos_ros.console.protocol import (
     Watch,
     parse,
 )
-from robust_pvos_ros.tracking.types import FrameError, ObjectState, TrackedObject
+from robust_pvos_ros.tracking.types import FrameError
 
 ADD = {'type': 'add', 'request': 1, 'camera': 'camera', 'stamp': '1700000000123456789', 'points': [[3.5, 4, 1]]}
 
@@ -183,25 +184,6 @@ def test_a_thousand_messages_are_understood_or_refused(text: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- frames
-
-
-def image(pixels: np.ndarray, encoding: str) -> SimpleNamespace:
-    return SimpleNamespace(
-        height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, is_bigendian=0, step=pixels.strides[0],
-        data=pixels.tobytes(),
-    )  # fmt: skip
-
-
-def tracked(object_id: int) -> TrackedObject:
-    return TrackedObject(object_id, 'car', ObjectState.OCCLUDED, 0.5, 0.5, (0, 0, 0, 0), (0.0, 0.0), 0, 12, 5)
-
-
-def scene() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(3)
-    rgb = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
-    labels = np.zeros((48, 64), np.uint16)
-    labels[10:20, 5:30], labels[15:40, 25:60], labels[47, 63] = 300, 65535, 44
-    return rgb, labels
 
 
 def test_ids_above_255_arrive_exactly() -> None:

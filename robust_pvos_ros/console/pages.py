@@ -205,14 +205,25 @@ class Pages:
                 number = self._number
                 try:
                     data = await loop.run_in_executor(self._workers, partial(self._encode, frame, number))
-                except FrameError as error:
-                    log.warning('%s: frame left out: %s', camera, error)
+                except Exception as error:
+                    self._note_trouble(camera, error)
                     continue
+                self._note_trouble(camera, None)
                 # A page that opens later begins with the newest picture; the objects of lost pictures came in between.
                 if frame.image is not None:
                     self._encoded[camera] = number, data
                 for page in self._pages:
                     page.offer(camera, number, data)
+
+    def _note_trouble(self, camera: str, error: Exception | None) -> None:
+        """Tell pages why a camera's pictures cannot be shown, or that they can; the log hears of it once."""
+        text = '' if error is None else f'Pictures cannot be shown: {error}.'
+        known: dict[str, str] = self.state.get('trouble', {})
+        if known.get(camera, '') == text:
+            return
+        if error is not None:
+            log.error('%s: %s', camera, text, exc_info=None if isinstance(error, FrameError) else error)
+        self.tell({'trouble': {**known, camera: text}})
 
 
 def encoder(quality: int, longest: int) -> Encode:

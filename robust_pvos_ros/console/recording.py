@@ -5,6 +5,7 @@ Nothing of what a page says reaches the command line: folder and node come from 
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -156,11 +157,12 @@ class Recording:
 def _size(path: Path) -> int:
     """Bytes of the files in a folder; those that vanish meanwhile do not count."""
     total = 0
-    for file in path.rglob('*'):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += Path(folder, name).stat().st_size
+            except FileNotFoundError:
+                continue
     return total
 
 

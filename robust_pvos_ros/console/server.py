@@ -67,6 +67,7 @@ class ConsoleServer:
             self.app.router.add_get(f'/{name}', partial(self._file, name))
         self.app.router.add_get('/', partial(self._file, 'index.html'))
         self.app.on_startup.append(self._begin)
+        self.app.on_shutdown.append(self._say_goodbye)
         self.app.on_cleanup.append(self._end)
 
     # ---------------------------------------------------------------------------------------------------- life
@@ -93,11 +94,16 @@ class ConsoleServer:
             self._runner = None
 
     async def _begin(self, _: web.Application) -> None:
-        self._tasks = [asyncio.create_task(work()) for work in (self.pages.work, self._look, self._watch_recording)]
+        for work in (self.pages.work, self._look, self._watch_recording):
+            task = asyncio.create_task(work())
+            task.add_done_callback(_log_failure)
+            self._tasks.append(task)
 
-    async def _end(self, _: web.Application) -> None:
+    async def _say_goodbye(self, _: web.Application) -> None:
         for socket in list(self._sockets):
             await socket.close(code=WSCloseCode.GOING_AWAY, message=b'the console is ending')
+
+    async def _end(self, _: web.Application) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -223,6 +229,11 @@ class ConsoleServer:
         text = await self._in_recorder(self._recording.start if on else self._recording.stop)
         self.pages.tell({'recording': await self._in_recorder(self._recording.state)})
         return {'success': True, 'message': text}
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error('a part of the console has failed: %s: %s', type(error).__name__, error, exc_info=error)
 
 
 def _refused(text: str, request: int | None = None) -> dict[str, Any]:

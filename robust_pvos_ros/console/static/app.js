@@ -8,7 +8,7 @@ import {View} from '/view.js';
 import {plural} from '/words.js';
 
 const byId = (id) => document.getElementById(id);
-const settings = {palette: [[86, 180, 233]], tint: 0.45, tool: 'object', selected: 0};
+const settings = {palette: [[86, 180, 233]], tint: 0.45, tool: 'object', selected: 0, trouble: {}};
 const link = new Link();
 const views = new Map();
 const list = new ObjectList(byId('list'), byId('empty'), byId('object-template'), settings);
@@ -77,6 +77,7 @@ link.addEventListener('frame', ({detail: buffer}) => {
 
 function takeState(message) {
   state = {cameras: [], recording: {on: false}, ...message};
+  settings.trouble = state.trouble ?? {};
   if (!state.node) return;
   for (const camera of state.cameras) {
     if (!views.has(camera.name)) addView(camera.name);

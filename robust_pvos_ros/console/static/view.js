@@ -14,7 +14,7 @@ export class View extends EventTarget {
   constructor(camera, template, settings) {
     super();
     this.camera = camera;
-    this.settings = settings; // {palette, tint, tool, selected}, shared by all views
+    this.settings = settings; // {palette, tint, tool, selected, trouble}, shared by all views
     this.element = template.content.firstElementChild.cloneNode(true);
     const find = (name) => this.element.querySelector(name);
     this.stage = find('.stage');
@@ -130,7 +130,9 @@ export class View extends EventTarget {
   // What is said beside the camera's name; called every half second.
   age() {
     const seconds = (since) => Math.round((Date.now() - since) / 1000);
-    if (this.frozen) this.note.textContent = `Still picture, ${seconds(this.frozenAt)} s old: prompts apply to it.`;
+    const trouble = this.settings.trouble[this.camera];
+    if (trouble) this.note.textContent = trouble;
+    else if (this.frozen) this.note.textContent = `Still picture, ${seconds(this.frozenAt)} s old: prompts apply to it.`;
     else if (this.frame === null) this.note.textContent = 'No picture yet.';
     else if (Date.now() - this.drawn > STALE) this.note.textContent = `No new picture for ${seconds(this.drawn)} s.`;
     else this.note.textContent = this.frame.header.processed ? '' : 'Picture without masks: the node does not process it.';
