@@ -152,8 +152,8 @@ def objects_of(objects: Sequence[TrackedObject], ages: Mapping[int, float]) -> l
 
 
 def pack(header: Mapping[str, Any], runs: Runs, picture: bytes) -> bytes:
-    """Header, runs and JPEG as one message."""
-    text = json.dumps({**header, 'runs': len(runs.lengths)}, ensure_ascii=False).encode()
+    """Header, runs and JPEG as one message.  Raises ``ValueError`` for a NaN, which JSON cannot hold."""
+    text = json.dumps({**header, 'runs': len(runs.lengths)}, ensure_ascii=False, allow_nan=False).encode()
     text += b' ' * (-len(text) % 4)
     lengths, ids = runs.lengths.astype('<u4').tobytes(), runs.ids.astype('<u2').tobytes()
     return b''.join((struct.pack('<I', len(text)), text, lengths, ids, picture))

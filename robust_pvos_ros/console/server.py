@@ -28,6 +28,7 @@ from robust_pvos_ros.tracking.types import MAX_LABEL_LENGTH
 STATIC = Path(__file__).parent / 'static'
 TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.svg': 'image/svg+xml'}
 HEARTBEAT = 15.0
+CLOSE_TIME = 2.0
 LOOK_PERIOD = 1.0
 MOST_REQUESTS = 16
 """Requests of one page that may wait for their answers."""
@@ -100,8 +101,10 @@ class ConsoleServer:
             self._tasks.append(task)
 
     async def _say_goodbye(self, _: web.Application) -> None:
-        for socket in list(self._sockets):
-            await socket.close(code=WSCloseCode.GOING_AWAY, message=b'the console is ending')
+        closing = [
+            socket.close(code=WSCloseCode.GOING_AWAY, message=b'the console is ending') for socket in self._sockets
+        ]
+        await asyncio.gather(*closing)
 
     async def _end(self, _: web.Application) -> None:
         for task in self._tasks:
@@ -141,7 +144,9 @@ class ConsoleServer:
             return refused
         if len(self._sockets) >= self._config.max_pages:
             return refusal(503, f'{self._config.max_pages} pages are open, the most that max_pages allows: close one.')
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=protocol.LONGEST_MESSAGE, compress=False)
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_TIME, heartbeat=HEARTBEAT, max_msg_size=protocol.LONGEST_MESSAGE, compress=False
+        )
         if not socket.can_prepare(request).ok:
             return refusal(426, 'This address is for WebSockets: open / in a browser.')
         await socket.prepare(request)

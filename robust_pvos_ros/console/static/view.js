@@ -25,6 +25,7 @@ export class View extends EventTarget {
     this.element.dataset.camera = camera;
     this.frame = null; // what is drawn: {header, lengths, ids, jpeg, labels}
     this.next = null; // the newest frame that is not drawn yet
+    this.held = []; // frames that it has replaced
     this.live = null; // the newest frame behind a frozen picture
     this.busy = false;
     this.frozen = false;
@@ -48,7 +49,7 @@ export class View extends EventTarget {
       this.live = frame;
       this.done(frame);
     } else {
-      if (this.next !== null) this.done(this.next);
+      if (this.next !== null) this.held.push(this.next);
       this.next = frame;
       this.draw();
     }
@@ -61,9 +62,11 @@ export class View extends EventTarget {
     this.emit('seen', frame);
   }
 
-  // Draws the newest frame; while the page is hidden none is asked for.
+  // Draws the newest frame.  While the page is hidden no frame is done with, so the console sends no further ones.
   async draw() {
-    if (this.busy || document.hidden) return;
+    if (document.hidden) return;
+    for (const frame of this.held.splice(0)) this.done(frame);
+    if (this.busy) return;
     this.busy = true;
     while (this.next !== null && !document.hidden) {
       const frame = this.next;
