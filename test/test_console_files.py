@@ -53,5 +53,5 @@ def test_the_reference_of_the_parameters_is_complete() -> None:
 
 def test_a_console_makes_prompts_reach_back_for_seconds() -> None:
     (node, content), = yaml.safe_load((CONFIG / 'console.yaml').read_text()).items()
-    assert node == '/**/robust_pvos'
+    assert node == '/**'
     assert content['ros__parameters']['history_frames'] > 15
