@@ -12,8 +12,10 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Client
 from rclpy.task import Future
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from robust_pvos_interfaces.srv import AddObject, RefineObject, RemoveObject, Reset, SetLabel
 from std_msgs.msg import Header
 
@@ -121,10 +123,18 @@ class ConsoleNode(StoppableNode):
             if camera is None or camera.image_topic != self._feeds[name].image_topic:
                 self._feeds.pop(name).destroy()
         for name, camera in health.cameras.items():
-            if name not in self._feeds and camera.image_topic:
-                self._feeds[name] = CameraFeed(
-                    self, self.served, name, camera.image_topic, self._bridge.frame, self._is_processing
-                )
+            if name not in self._feeds:
+                self._add_feed(name, camera.image_topic)
+
+    def _add_feed(self, name: str, image_topic: str) -> None:
+        try:
+            validate_full_topic_name(image_topic)
+            self._feeds[name] = CameraFeed(
+                self, self.served, name, image_topic, self._bridge.frame, self._is_processing
+            )
+        except InvalidTopicNameException as error:
+            reason = ' '.join(str(error).split())
+            self.get_logger().warning(f'a camera of {self.served} is left out: {reason}', once=True)
 
     def _is_processing(self) -> bool:
         return self._health is not None and self._health.state == 'active'
