@@ -245,7 +245,8 @@ def test_pictures_of_the_documentation(console: Console) -> None:
 
     def film(count: int) -> None:
         for _ in range(count):
-            shot = PIL.Image.open(io.BytesIO(page.locator('main').screenshot(type='png'))).convert('RGB')
+            data = page.screenshot(clip={'x': 0, 'y': 0, 'width': 1100, 'height': 680})
+            shot = PIL.Image.open(io.BytesIO(data)).convert('RGB')
             frames.append(shot.resize((640, round(640 * shot.height / shot.width)), PIL.Image.Resampling.LANCZOS))
             page.wait_for_timeout(60)
 

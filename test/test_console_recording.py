@@ -18,8 +18,10 @@ path, partial = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1] + '.partial'
 assert sys.argv[2:] == ['--node', '/robust_pvos'], sys.argv
 ended = []
 signal.signal(signal.SIGINT, lambda *_: ended.append(1))
-partial.mkdir(parents=True)
-(partial / 'data').write_bytes(bytes(5000))
+begun = path.with_name('begun')
+begun.mkdir(parents=True)
+(begun / 'data').write_bytes(bytes(5000))
+begun.rename(partial)
 while not ended:
     time.sleep(0.01)
 partial.rename(path)
