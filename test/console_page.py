@@ -23,9 +23,13 @@ class Console:
         self.page = self.context.new_page()
         self.faults: list[str] = []
         self.page.on('pageerror', lambda error: self.faults.append(str(error)))
-        self.page.on('console', lambda said: said.type == 'error' and self.faults.append(said.text))
+        self.page.on('console', self._listen)
         self.page.goto(address)
         self.page.wait_for_selector('.view[data-stamp]', timeout=30_000)
+
+    def _listen(self, said: Any) -> None:
+        if said.type == 'error':
+            self.faults.append(said.text)
 
     @property
     def stamp(self) -> str:

@@ -261,10 +261,10 @@ def test_pictures_of_the_documentation(console: Console) -> None:
     page.locator(f'li[data-id="{number}"] .chip').click()
     console.picture('console')
     path = ARTEFACTS / 'click_to_mask.webp'
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=160, loop=0, quality=60, method=6)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=160, loop=0, quality=60, method=2)
     assert path.stat().st_size < 1_000_000
     with PIL.Image.open(path) as made:
-        assert made.n_frames == len(frames)
+        made.seek(len(frames) - 1)  # raises where there are fewer
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
