@@ -98,7 +98,8 @@ class Program:
         if self.process is None:
             return
         self.process.terminate()
-        assert self.process.wait(60) == 0, self.log
+        code = self.process.wait(60)
+        assert code == 0, f'it ended with code {code}:\n{self.log}'
         self.process = None
 
     @property
