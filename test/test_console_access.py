@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_a_page_of_another_site_gets_no_socket(tmp_path: Path) -> None:
                 await site.session.ws_connect(f'{site.url}/socket')
             assert refused.value.status == 403
             assert (await site.get('/socket', headers={'Origin': site.url})).status == 426
+
+    asyncio.run(check())
+
+
+def test_an_origin_that_is_no_address_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site:
+            for origin in ('http://[', 'http://[::1', 'http://]', '//[x]', 'http://[v1.a]:x'):
+                response = await site.get('/socket', headers={'Origin': origin})
+                assert response.status == 403, origin
+                text = await response.text()
+                assert 'Origin must be an address' in text or 'not by that of another site' in text, origin
 
     asyncio.run(check())
 
@@ -154,6 +167,24 @@ def test_every_answer_has_the_headers_that_keep_a_page_safe(tmp_path: Path) -> N
     asyncio.run(check())
 
 
+def test_a_failure_is_answered_safely_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site:
+            site.server._files['app.js'] = None  # type: ignore[assignment]
+            for _ in range(3):
+                response = await site.get('/app.js')
+                assert response.status == 500
+                assert response.headers['X-Content-Type-Options'] == 'nosniff'
+                assert "default-src 'none'" in response.headers['Content-Security-Policy']
+                text = await response.text()
+                assert 'could not answer this request' in text and 'TypeError' not in text
+            assert (await site.get('/')).status == 200
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(check())
+    assert [record.getMessage() for record in caplog.records] == ['GET /app.js could not be answered']
+
+
 def test_no_path_reaches_a_file_that_is_not_of_the_page(tmp_path: Path) -> None:
     paths = (
         '/static/app.js', '/server.py', '/../server.py', '/%2e%2e/server.py', '/..%2fserver.py', '//etc/passwd',
@@ -197,10 +228,21 @@ def test_garbage_on_the_wire_gets_no_file_and_ends_nothing(tmp_path: Path) -> No
         lines.append(random_.choice((b'Upgrade: websocket', b'Transfer-Encoding: chunked', b'X: ' + b'y' * 9000)))
         return b'\r\n'.join((*lines, b'', random_.randbytes(20)))
 
+    def strange_origin() -> bytes:
+        """A handshake that is right but for where it says to come from."""
+        scheme = random_.choice((b'http://', b'https://', b'//', b'null', b''))
+        rest = bytes(random_.choices(b'[]:@/%.1af\xff\xc3 ?#\\', k=random_.randint(0, 12)))
+        lines = (
+            b'GET /socket HTTP/1.1', b'Host: 127.0.0.1', b'Upgrade: websocket', b'Connection: Upgrade',
+            b'Sec-WebSocket-Version: 13', b'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==', b'Origin: ' + scheme + rest,
+        )  # fmt: skip
+        return b'\r\n'.join((*lines, b'', b''))
+
     async def check() -> None:
         async with running(tmp_path) as site:
-            for _ in range(200):
-                answer = await send(site.host, garbage())
+            for number in range(400):
+                answer = await send(site.host, strange_origin() if number % 2 else garbage())
+                assert b' 101 ' not in answer.split(b'\r\n')[0], answer
                 assert b'root:' not in answer and b' 500 ' not in answer.split(b'\r\n')[0], answer
             assert (await site.get('/')).status == 200
 

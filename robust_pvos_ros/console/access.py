@@ -8,6 +8,7 @@ and leads to the bare address, or as `Authorization: Bearer ...`.
 from __future__ import annotations
 
 import hmac
+import logging
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -30,6 +31,7 @@ HEADERS = {
     'X-Content-Type-Options': 'nosniff',
     'X-Frame-Options': 'DENY',
 }
+log = logging.getLogger(__name__)
 
 
 def refusal(status: int, text: str) -> web.Response:
@@ -47,26 +49,42 @@ class Gate:
     def __init__(self, token: str) -> None:
         self._token = token
         self._session = session_of(token) if token else ''
+        self._logged: set[type[Exception]] = set()
 
     def middleware(self) -> Middleware:
         """For ``aiohttp.web.Application``."""
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            refused = self.refuse(request)
-            if refused is not None:
-                return refused
-            if 'token' in request.query:
-                return self._enter(request)
             try:
-                response = await handler(request)
-            except web.HTTPException as error:
-                return refusal(error.status, f'{error.status}: {error.reason}')
-            if not response.prepared:
-                response.headers.update(HEADERS)
-            return response
+                return await self._answer(request, handler)
+            except Exception as error:
+                if request.writer.output_size:
+                    raise  # a part of the answer is out: all that is left is to hang up
+                self._note_failure(request, error)
+                return refusal(500, '500: the console could not answer this request; its log says why.')
 
         return check
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = self.refuse(request)
+        if refused is not None:
+            return refused
+        if 'token' in request.query:
+            return self._enter(request)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            return refusal(error.status, f'{error.status}: {error.reason}')
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    def _note_failure(self, request: web.Request, error: Exception) -> None:
+        """Log a failure unless one of its kind was logged before: whoever can cause it could fill the disk."""
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            log.error('%s %s could not be answered', request.method, request.path, exc_info=error)
 
     def refuse(self, request: web.Request) -> web.Response | None:
         """A refusal, or None where the request is welcome."""
@@ -101,7 +119,11 @@ def foreign_origin(request: web.Request) -> web.Response | None:
     origin = request.headers.get('Origin', '')
     if not origin:
         return refusal(403, 'A WebSocket needs the header Origin: open the page of this console.')
-    if urlsplit(origin).netloc.lower() != request.host.lower():
+    try:
+        opener = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return refusal(403, 'The header Origin must be an address such as http://127.0.0.1:8100, and this one is not.')
+    if opener != request.host.lower():
         return refusal(403, 'A WebSocket may be opened by the page of this console alone, not by that of another site.')
     return None
 
