@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from console_client import ConsoleClient
 from node_harness import BOX, Harness, Spinning, image, scene, square_mask, wait_until
+from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from robust_pvos_ros.bags.reader import BagReader
 from robust_pvos_ros.console.config import ConsoleError
-from robust_pvos_ros.console.node import ConsoleNode, state_of
+from robust_pvos_ros.console.node import ConsoleNode, LogToRos, state_of
 
 CENTRE = [(BOX[0] + BOX[2]) / 2, (BOX[1] + BOX[3]) / 2]
 
@@ -272,6 +275,21 @@ def test_the_executable_ends_cleanly_and_refuses_in_one_sentence() -> None:
     process.terminate()
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and 'Traceback' not in err, out + err
+
+
+def test_records_of_every_severity_reach_the_log_of_ros(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = LogToRos(SimpleNamespace(get_logger=lambda: get_logger('console_severities')))
+    for level in (logging.WARNING, logging.ERROR, logging.WARNING, logging.CRITICAL):
+        handler.handle(logging.LogRecord('server', level, '', 0, 'trouble %d', (level,), None))
+    told = [line for line in capfd.readouterr().err.splitlines() if 'console_severities' in line]
+    assert ['WARN' in line for line in told] == [True, False, True, False], told
+    assert [line.rpartition(' ')[2] for line in told] == ['30', '40', '30', '50']
+
+
+def test_a_log_that_cannot_be_written_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
+    handler = LogToRos(SimpleNamespace())
+    handler.handle(logging.LogRecord('server', logging.ERROR, '', 0, 'trouble', (), None))
 
 
 def test_a_state_without_a_report_names_the_cameras_that_were_known() -> None:

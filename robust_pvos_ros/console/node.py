@@ -13,7 +13,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.node import Client
+from rclpy.node import Client, Node
 from rclpy.task import Future
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from robust_pvos_interfaces.srv import AddObject, RefineObject, RemoveObject, Reset, SetLabel
@@ -66,7 +66,7 @@ class ConsoleNode(StoppableNode):
                 (Reset, interface.RESET),
             )
         }
-        self._log_handler = _LogToRos(self)
+        self._log_handler = LogToRos(self)
         for name in LOGGERS:
             logging.getLogger(name).addHandler(self._log_handler)
         self._thread = LoopThread()
@@ -258,16 +258,24 @@ def _settle(answered: asyncio.Future[Any], done: Future) -> None:
         answered.set_result(done.result())
 
 
-class _LogToRos(logging.Handler):
-    """What the server logs goes where the node logs."""
+class LogToRos(logging.Handler):
+    """What the server logs goes where the node logs; whatever goes wrong on the way, the one who logs goes on."""
 
-    def __init__(self, node: ConsoleNode) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(logging.WARNING)
         self._node = node
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = self._node.get_logger()
-        (log.error if record.levelno >= logging.ERROR else log.warning)(self.format(record))
+        """Log one record."""
+        try:
+            text, log = self.format(record), self._node.get_logger()
+            # Two statements: rclpy allows each place that logs one severity for ever.
+            if record.levelno >= logging.ERROR:
+                log.error(text)
+            else:
+                log.warning(text)
+        except Exception:
+            self.handleError(record)
 
 
-__all__ = ['ConsoleError', 'ConsoleNode', 'state_of']
+__all__ = ['ConsoleError', 'ConsoleNode', 'LogToRos', 'state_of']
