@@ -38,7 +38,7 @@ class Wires:
         self._camera_type = camera_type
 
     def get_topic_names_and_types(self) -> list[tuple[str, list[str]]]:
-        return [('/camera/image_raw', [self._camera_type])]
+        return [('/camera/image_raw', [self._camera_type])] if self._camera_type else []
 
     def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], *_: Any, **__: Any) -> str:
         self.callbacks[topic], self.kinds[topic] = callback, kind
@@ -127,6 +127,25 @@ def test_what_is_lost_does_not_hold_the_rest_back(
     assert wires.told == [(5, False, True, [1])]
 
 
+def test_objects_come_through_however_fast_their_tables_follow_each_other(
+    wires: Wires, feed: CameraFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr('robust_pvos_ros.console.feed.time', SimpleNamespace(monotonic=lambda: now[0]))
+    for stamp in range(1, 61):
+        now[0] += 0.1
+        wires.objects(stamp, stamp)
+        if stamp % 2 == 0:
+            feed.look(True)
+    assert len(wires.told) > 10, 'no picture ever comes, and a table every tenth of a second'
+    assert wires.told[-1][0] > 55 and wires.told[-1][3] == [wires.told[-1][0]]
+    told = len(wires.told)
+    wires.picture(61)
+    wires.labels(61)
+    wires.objects(61, 1)
+    assert wires.told[told:] == [(61, True, True, [1])], 'and a whole frame once pictures come again'
+
+
 def test_pictures_without_a_node_go_out_bare(wires: Wires, feed: CameraFeed) -> None:
     wires.processing = False
     wires.picture(5)
@@ -173,6 +192,20 @@ def test_the_type_of_the_pictures_is_that_of_their_topic(name: str, kind: type) 
     wires = Wires(f'sensor_msgs/msg/{name}')
     CameraFeed(wires, '/robust_pvos', 'camera', '/camera/image_raw', wires.frames.append, lambda: True).look(True)
     assert wires.kinds['/camera/image_raw'] is kind
+
+
+@pytest.mark.parametrize('topic, kind', [('/camera/image', Image), ('/camera/image/compressed', CompressedImage)])
+def test_the_type_of_a_topic_that_nobody_publishes_yet_is_read_off_its_name(topic: str, kind: type) -> None:
+    wires = Wires(camera_type='')
+    CameraFeed(wires, '/robust_pvos', 'camera', topic, wires.frames.append, lambda: True).look(True)
+    assert wires.kinds[topic] is kind
+
+
+def test_a_type_that_is_known_counts_more_than_a_name() -> None:
+    wires = Wires()
+    wires.get_topic_names_and_types = lambda: [('/odd/compressed', ['sensor_msgs/msg/Image'])]  # type: ignore[method-assign]
+    CameraFeed(wires, '/robust_pvos', 'camera', '/odd/compressed', wires.frames.append, lambda: True).look(True)
+    assert wires.kinds['/odd/compressed'] is Image
 
 
 def test_pictures_take_no_more_than_their_room() -> None:

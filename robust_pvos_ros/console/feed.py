@@ -26,7 +26,7 @@ LINGER = 10.0
 """Seconds that pictures are still read after the last page looked away: a page that is reloaded comes back at once."""
 PATIENCE = 0.2
 """Seconds that the objects of a frame wait for its picture and its masks."""
-COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+COMPRESSED, COMPRESSED_SUFFIX = 'sensor_msgs/msg/CompressedImage', '/compressed'
 
 
 class Pictures:
@@ -125,7 +125,9 @@ class CameraFeed:
 
     def _open(self) -> None:
         types = dict(self._node.get_topic_names_and_types()).get(self.image_topic, [])
-        kind = CompressedImage if COMPRESSED in types else Image
+        # A topic that nobody publishes yet has no type, but image_transport names those of compressed images.
+        compressed = COMPRESSED in types or (not types and self.image_topic.endswith(COMPRESSED_SUFFIX))
+        kind = CompressedImage if compressed else Image
         # Best effort: a camera must never wait for the console.  Masks are reliable, since those of a paused stream
         # come only once; the node's publisher keeps its last messages and does not wait either.
         self._pictures = [
@@ -167,7 +169,9 @@ class CameraFeed:
             self._match()
 
     def _on_objects(self, message: TrackedObjects) -> None:
-        self._objects, self._sent, self._since = message, None, time.monotonic()
+        if self._objects is None or self._sent is not None:
+            self._since = time.monotonic()  # a table in the place of one that waits does not begin to wait anew
+        self._objects, self._sent = message, None
         stamp = nanoseconds(message.header.stamp)
         self._born = {tracked.id: self._born.get(tracked.id, stamp) for tracked in message.objects}
         self._match()
