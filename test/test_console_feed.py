@@ -146,6 +146,21 @@ def test_objects_come_through_however_fast_their_tables_follow_each_other(
     assert wires.told[told:] == [(61, True, True, [1])], 'and a whole frame once pictures come again'
 
 
+def test_a_frame_is_as_old_as_its_picture(
+    wires: Wires, feed: CameraFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr('robust_pvos_ros.console.feed.time', SimpleNamespace(monotonic=lambda: now[0]))
+    wires.picture(5)
+    now[0] = 103.0
+    wires.labels(5)
+    wires.objects(5, 1)
+    now[0] = 160.0
+    wires.labels(5, 1)
+    feed.forget()
+    assert [frame.arrived for frame in wires.frames] == [100.0, 100.0, 100.0]
+
+
 def test_pictures_without_a_node_go_out_bare(wires: Wires, feed: CameraFeed) -> None:
     wires.processing = False
     wires.picture(5)

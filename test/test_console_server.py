@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +131,28 @@ def test_binary_data_is_refused_and_a_giant_message_ends_the_connection(tmp_path
 
 def test_no_more_pages_than_allowed(tmp_path: Path) -> None:
     async def check() -> None:
-        async with running(tmp_path, max_pages=2) as site, site.page(), site.page():
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                async with site.page():
-                    pass
-            assert refused.value.status == 503
+        async with running(tmp_path, max_pages=2) as site, site.page() as first, site.page():
+            async with site.page() as third:
+                told = await third.receive(10)
+                assert (told.type, told.data) == (WSMsgType.CLOSE, aiohttp.WSCloseCode.TRY_AGAIN_LATER)
+                assert told.extra == '2 pages are open, the most that max_pages allows: close one'
+            assert len(site.server.pages) == 2
+            await first.close()
+            while len(site.server.pages) == 2:
+                await asyncio.sleep(0.01)
+            async with site.page() as fourth:
+                await until(fourth, 'hello')
+
+    asyncio.run(check())
+
+
+def test_a_quiet_page_gets_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('robust_pvos_ros.console.server.BEAT_PERIOD', 0.05)
+
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            for _ in range(5):
+                assert await until(socket, 'alive') == {'type': 'alive'}
 
     asyncio.run(check())
 
@@ -160,6 +179,85 @@ def test_a_frame_reaches_every_page_that_watches(tmp_path: Path) -> None:
                 header, _, _ = await next_frame(late)
                 assert header['stamp'] == '5', 'a page that opens later begins with the newest picture'
         assert site.segmentation.watched == frozenset()
+
+    asyncio.run(check())
+
+
+def test_a_page_is_told_the_objects_of_cameras_that_it_does_not_show(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            await socket.send_json({'type': 'watch', 'cameras': ['front']})
+            while site.segmentation.watched != {'front'}:
+                await asyncio.sleep(0.01)
+            site.server.pages.frame(frame(5, 'rear'))
+            told = await until(socket, 'objects')
+            assert told['camera'] == 'rear'
+            assert [(entry['id'], entry['age']) for entry in told['objects']] == [(300, 1.0)]
+            site.server.pages.frame(Frame('rear', 5, processed=False))
+            gone = await until(socket, 'objects')
+            assert gone['objects'] == [] and gone['number'] > told['number']
+            site.server.pages.frame(frame(6, 'front'))
+            assert (await next_frame(socket))[0]['camera'] == 'front', 'no picture of a camera that it does not show'
+            async with site.page() as late:
+                known: set[str] = set()
+                while known != {'front', 'rear'}:
+                    known.add((await until(late, 'objects'))['camera'])
+
+    asyncio.run(check())
+
+
+def test_a_page_that_looks_away_keeps_the_objects_that_it_had_not_been_sent(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            await socket.send_json({'type': 'watch', 'cameras': ['camera']})
+            while not site.segmentation.watched:
+                await asyncio.sleep(0.01)
+            for stamp in range(1, 5):  # it confirms none, so the last ones wait
+                site.server.pages.frame(frame(stamp))
+                await asyncio.sleep(0.05)
+            sent = [(await next_frame(socket))[0]['number'] for _ in range(2)]
+            await socket.send_json({'type': 'watch', 'cameras': []})
+            assert (await until(socket, 'objects'))['number'] > max(sent)
+
+    asyncio.run(check())
+
+
+def test_an_old_picture_is_sent_with_its_age(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            await socket.send_json({'type': 'watch', 'cameras': ['camera']})
+            while not site.segmentation.watched:
+                await asyncio.sleep(0.01)
+            site.server.pages.frame(frame(1))
+            assert (await next_frame(socket))[0]['age'] == 0
+            site.server.pages.frame(replace(frame(2), arrived=time.monotonic() - 60))
+            header, runs, picture = await next_frame(socket)
+            assert 60 <= header['age'] < 70
+            np.testing.assert_array_equal(labels_from_runs(runs, 48, 64), scene()[1])
+            assert picture.startswith(b'\xff\xd8'), 'a JPEG'
+            async with site.page() as late:
+                await late.send_json({'type': 'watch', 'cameras': ['camera']})
+                assert (await next_frame(late))[0]['age'] >= 60
+
+    asyncio.run(check())
+
+
+def test_masks_of_a_node_that_is_gone_are_not_shown_to_a_late_page(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            await socket.send_json({'type': 'watch', 'cameras': ['camera']})
+            while not site.segmentation.watched:
+                await asyncio.sleep(0.01)
+            site.server.pages.frame(frame(1))
+            await next_frame(socket)
+            site.server.pages.frame(Frame('camera', 1, processed=False))
+            async with site.page() as late:
+                await late.send_json({'type': 'watch', 'cameras': ['camera']})
+                assert (await until(late, 'objects'))['objects'] == []
+                site.server.pages.frame(frame(2))
+                while not (header := (await next_frame(late))[0])['picture']:
+                    assert not header['masks']
+                assert header['stamp'] == '2'
 
     asyncio.run(check())
 

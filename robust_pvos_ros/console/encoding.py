@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
@@ -36,6 +37,7 @@ class Frame:
         objects: the object table of the frame.
         ages: object ID -> seconds of image time since the console first saw it.
         processed: False for an image that the segmentation node has not seen.
+        arrived: when the console got the image, or the objects of one that was lost; ``time.monotonic``, seconds.
     """
 
     camera: str
@@ -45,6 +47,7 @@ class Frame:
     objects: tuple[TrackedObject, ...] = ()
     ages: Mapping[int, float] | None = None
     processed: bool = True
+    arrived: float = field(default_factory=time.monotonic)
 
 
 class Runs(NamedTuple):
@@ -129,12 +132,13 @@ def header_of(frame: Frame, number: int, height: int, width: int, picture: bool)
     Returns:
         ``type`` (``frame``), ``camera``, ``number``, ``stamp`` (nanoseconds as text), ``width`` and ``height`` of the
         camera's picture in pixels, ``picture`` (whether a JPEG follows), ``processed``, ``masks`` (whether runs
-        follow), ``objects`` (see :func:`objects_of`).
+        follow), ``objects`` (see :func:`objects_of`), ``age`` (seconds since the picture came to the console; 0 until
+        :func:`with_age` tells it).
     """
     return {
         'type': 'frame', 'camera': frame.camera, 'number': number, 'stamp': stamp_text(frame.stamp), 'width': width,
         'height': height, 'picture': picture, 'processed': frame.processed, 'masks': frame.labels is not None,
-        'objects': objects_of(frame.objects, frame.ages or {}),
+        'objects': objects_of(frame.objects, frame.ages or {}), 'age': 0.0,
     }  # fmt: skip
 
 
@@ -157,6 +161,12 @@ def pack(header: Mapping[str, Any], runs: Runs, picture: bytes) -> bytes:
     text += b' ' * (-len(text) % 4)
     lengths, ids = runs.lengths.astype('<u4').tobytes(), runs.ids.astype('<u2').tobytes()
     return b''.join((struct.pack('<I', len(text)), text, lengths, ids, picture))
+
+
+def with_age(message: bytes, age: float) -> bytes:
+    """The message of a frame whose picture came ``age`` seconds ago."""
+    header, runs, picture = unpack(message)
+    return pack({**header, 'age': round(age, 1)}, runs, picture)
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], Runs, bytes]:

@@ -36,22 +36,34 @@ class Pictures:
         self._limit = limit
         self._held = 0
         self._images: OrderedDict[int, Any] = OrderedDict()
+        self._arrived: dict[int, float] = {}
 
     def put(self, stamp: int, image: Any) -> None:
         """Keep one; the oldest make room."""
-        self._held += len(image.data) - len(self._images.pop(stamp).data if stamp in self._images else b'')
-        self._images[stamp] = image
+        if stamp in self._images:
+            self._held -= len(self._images.pop(stamp).data)
+        self._held += len(image.data)
+        self._images[stamp], self._arrived[stamp] = image, time.monotonic()
         while self._held > self._limit and len(self._images) > 1:
-            self._held -= len(self._images.popitem(last=False)[1].data)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        stamp, image = self._images.popitem(last=False)
+        self._held -= len(image.data)
+        del self._arrived[stamp]
 
     def get(self, stamp: int) -> Any:
         """The one with a stamp, or None."""
         return self._images.get(stamp)
 
+    def arrived(self, stamp: int) -> float:
+        """When the one with a stamp came, by ``time.monotonic``; the present where there is none."""
+        return self._arrived.get(stamp, time.monotonic())
+
     def forget_before(self, stamp: int) -> None:
         """Drop what came before the one with a stamp; nothing where there is none."""
         while stamp in self._images and next(iter(self._images)) != stamp:
-            self._held -= len(self._images.popitem(last=False)[1].data)
+            self._drop_oldest()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -191,8 +203,8 @@ class CameraFeed:
         stamp = nanoseconds(self._objects.header.stamp)
         self._sent = stamp
         self._images.forget_before(stamp)
-        known = self._known(stamp)
-        self._emit(Frame(self._camera, stamp, self._images.get(stamp), self._labels.get(stamp), *known))
+        image, labels, arrived = self._images.get(stamp), self._labels.get(stamp), self._images.arrived(stamp)
+        self._emit(Frame(self._camera, stamp, image, labels, *self._known(stamp), arrived=arrived))
 
     def _known(self, stamp: int) -> tuple[tuple[TrackedObject, ...], dict[int, float]]:
         """The object table, and how old each object is at ``stamp``."""
@@ -207,4 +219,5 @@ class CameraFeed:
         stamp = nanoseconds(self._objects.header.stamp)
         self._objects, self._sent, self._born = None, None, {}
         self._labels.clear()
-        self._emit(Frame(self._camera, stamp, self._images.get(stamp), processed=False))
+        arrived = self._images.arrived(stamp)
+        self._emit(Frame(self._camera, stamp, self._images.get(stamp), processed=False, arrived=arrived))

@@ -121,7 +121,9 @@ class ConsoleNode(StoppableNode):
         for name in list(self._feeds):
             camera = health.cameras.get(name)
             if camera is None or camera.image_topic != self._feeds[name].image_topic:
-                self._feeds.pop(name).destroy()
+                feed = self._feeds.pop(name)
+                feed.forget()
+                feed.destroy()
         for name, camera in health.cameras.items():
             if name not in self._feeds:
                 self._add_feed(name, camera.image_topic)

@@ -2,7 +2,8 @@
 
 A page confirms every frame that it has shown.  No more than two frames of a camera are on their way to it; of those
 that come meanwhile the newest waits.  A frame is encoded once for all pages, and not at all while no page can take it;
-for a page that stands still, pictures are not even read: it costs nothing.
+for a page that stands still, pictures are not even read: it costs nothing.  Of cameras that a page does not show it is
+told the objects now and then.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from robust_pvos_ros.console.encoding import Frame, encode_frame
+from robust_pvos_ros.console.encoding import Frame, encode_frame, objects_of, with_age
 from robust_pvos_ros.console.protocol import ProtocolError
 from robust_pvos_ros.tracking.types import FrameError
 
@@ -25,10 +27,26 @@ ON_THE_WAY = 2
 MOST_TEXTS = 200
 STANDSTILL = 3.0
 """Seconds after which a page that does not confirm a frame counts as standing still."""
+FRESH = 1.0
+"""Seconds for which a picture goes out without its age."""
+ALIVE = json.dumps({'type': 'alive'})
 
 Send = Callable[[str | bytes], Awaitable[None]]
 Encode = Callable[[Frame, int], bytes]
 log = logging.getLogger(__name__)
+
+
+class Encoded(NamedTuple):
+    """A frame as pages get it: by its number; ``arrived`` as in :class:`Frame`."""
+
+    number: int
+    data: bytes
+    arrived: float
+
+    def message(self) -> bytes:
+        """What is sent at this moment."""
+        age = time.monotonic() - self.arrived
+        return self.data if age < FRESH else with_age(self.data, age)
 
 
 class Page:
@@ -44,7 +62,9 @@ class Page:
         self.overrun = False
         self._texts: deque[str] = deque()
         self._state = ''
-        self._waiting: dict[str, tuple[int, bytes]] = {}
+        self._waiting: dict[str, Encoded] = {}
+        self._tables: dict[str, str] = {}
+        self._beat = False
         self._sent: dict[str, deque[tuple[int, float]]] = {}
         self._newest: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -62,12 +82,22 @@ class Page:
             self._texts.append(json.dumps(message, ensure_ascii=False))
         self._changed.set()
 
-    def offer(self, camera: str, number: int, data: bytes) -> None:
+    def offer(self, camera: str, encoded: Encoded) -> None:
         """Let a frame wait, in the place of an older one."""
-        if camera in self.watched and number > self._newest.get(camera, 0):
-            self._newest[camera] = number
-            self._waiting[camera] = number, data
+        if camera in self.watched and encoded.number > self._newest.get(camera, 0):
+            self._newest[camera] = encoded.number
+            self._waiting[camera] = encoded
             self._changed.set()
+
+    def tell_objects(self, camera: str, text: str) -> None:
+        """Let the objects of a camera wait, in the place of older ones."""
+        self._tables[camera] = text
+        self._changed.set()
+
+    def beat(self) -> None:
+        """Let a sign of life wait."""
+        self._beat = True
+        self._changed.set()
 
     def watch(self, cameras: frozenset[str]) -> None:
         """Show these cameras from here on."""
@@ -113,10 +143,29 @@ class Page:
             for camera in list(self._waiting):
                 sent = self._sent.setdefault(camera, deque())
                 if len(sent) < ON_THE_WAY and camera in self._waiting:
-                    number, data = self._waiting.pop(camera)
-                    sent.append((number, time.monotonic()))
-                    await send(data)
+                    encoded = self._waiting.pop(camera)
+                    sent.append((encoded.number, time.monotonic()))
+                    await send(encoded.message())
+            while self._tables:
+                _, text = self._tables.popitem()
+                await send(text)
+            if self._beat:
+                self._beat = False
+                await send(ALIVE)
             await self._changed.wait()
+
+
+class Table(NamedTuple):
+    """The objects of a camera's newest frame, as its frame would tell them."""
+
+    number: int
+    frame: Frame
+
+    def text(self) -> str:
+        """As a message: ``type`` (``objects``), ``camera``, ``number``, ``objects``."""
+        objects = objects_of(self.frame.objects, self.frame.ages or {})
+        fields = {'type': 'objects', 'camera': self.frame.camera, 'number': self.number, 'objects': objects}
+        return json.dumps(fields, ensure_ascii=False)
 
 
 class Pages:
@@ -134,8 +183,11 @@ class Pages:
         self._tell_watched = watched
         self._watched: frozenset[str] = frozenset()
         self._pages: set[Page] = set()
-        self._fresh: dict[str, Frame] = {}
-        self._encoded: dict[str, tuple[int, bytes]] = {}
+        self._fresh: dict[str, tuple[int, Frame]] = {}
+        self._encoded: dict[str, Encoded] = {}
+        self._outdated: dict[str, int] = {}
+        self._tables: dict[str, Table] = {}
+        self._told: dict[str, int] = {}
         self._number = 0
         self._work = asyncio.Event()
         self.state: dict[str, Any] = {}
@@ -148,6 +200,7 @@ class Pages:
         self._pages.add(page)
         self.tell({})
         page.tell(self.state)
+        self._tell_unwatched(page)
 
     def discard(self, page: Page) -> None:
         """Forget a page."""
@@ -161,8 +214,30 @@ class Pages:
         self.note_watched()
         for camera in cameras:
             if camera in self._encoded:
-                page.offer(camera, *self._encoded[camera])
+                page.offer(camera, self._encoded[camera])
+        self._tell_unwatched(page)
         self._work.set()
+
+    def _tell_unwatched(self, page: Page) -> None:
+        for camera, table in self._tables.items():
+            if camera not in page.watched:
+                page.tell_objects(camera, table.text())
+
+    def tell_objects(self) -> None:
+        """Tell every page what is known of the objects of cameras that it does not show; called now and then."""
+        for camera, table in self._tables.items():
+            if table.number == self._told.get(camera):
+                continue
+            self._told[camera] = table.number
+            text = table.text()
+            for page in self._pages:
+                if camera not in page.watched:
+                    page.tell_objects(camera, text)
+
+    def beat(self) -> None:
+        """Give each page a sign of life; called now and then, so that a quiet connection does not seem dead."""
+        for page in self._pages:
+            page.beat()
 
     def shown(self, page: Page, camera: str, number: int) -> None:
         """See :meth:`Page.shown`."""
@@ -179,7 +254,13 @@ class Pages:
 
     def frame(self, frame: Frame) -> None:
         """Take a frame in; an older one of its camera that no page could take is gone."""
-        self._fresh[frame.camera] = frame
+        self._number += 1
+        self._fresh[frame.camera] = self._number, frame
+        self._tables[frame.camera] = Table(self._number, replace(frame, image=None, labels=None))
+        if not frame.processed:
+            # The node has gone or rests: an earlier picture with its masks says what is true no longer.
+            self._encoded.pop(frame.camera, None)
+            self._outdated[frame.camera] = self._number
         self._work.set()
 
     def tell(self, parts: Mapping[str, Any]) -> None:
@@ -200,20 +281,19 @@ class Pages:
             for camera in list(self._fresh):
                 if not any(page.can_take(camera) for page in self._pages):
                     continue
-                frame = self._fresh.pop(camera)
-                self._number += 1
-                number = self._number
+                number, frame = self._fresh.pop(camera)
                 try:
                     data = await loop.run_in_executor(self._workers, partial(self._encode, frame, number))
                 except Exception as error:
                     self._note_trouble(camera, error)
                     continue
                 self._note_trouble(camera, None)
+                encoded = Encoded(number, data, frame.arrived)
                 # A page that opens later begins with the newest picture; the objects of lost pictures came in between.
-                if frame.image is not None:
-                    self._encoded[camera] = number, data
+                if frame.image is not None and number >= self._outdated.get(camera, 0):
+                    self._encoded[camera] = encoded
                 for page in self._pages:
-                    page.offer(camera, number, data)
+                    page.offer(camera, encoded)
 
     def _note_trouble(self, camera: str, error: Exception | None) -> None:
         """Tell pages why a camera's pictures cannot be shown, or that they can; the log hears of it once."""

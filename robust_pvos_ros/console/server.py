@@ -29,7 +29,10 @@ STATIC = Path(__file__).parent / 'static'
 TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.svg': 'image/svg+xml'}
 HEARTBEAT = 15.0
 CLOSE_TIME = 2.0
-LOOK_PERIOD = 1.0
+LOOK_PERIOD = 0.5
+RECORDING_PERIOD = 1.0
+BEAT_PERIOD = 3.0
+"""Seconds between two signs of life; a page takes a silence of three times as long for a connection that is dead."""
 MOST_REQUESTS = 16
 """Requests of one page that may wait for their answers."""
 log = logging.getLogger(__name__)
@@ -95,7 +98,7 @@ class ConsoleServer:
             self._runner = None
 
     async def _begin(self, _: web.Application) -> None:
-        for work in (self.pages.work, self._look, self._watch_recording):
+        for work in (self.pages.work, self._look, self._beat, self._watch_recording):
             task = asyncio.create_task(work())
             task.add_done_callback(_log_failure)
             self._tasks.append(task)
@@ -120,12 +123,18 @@ class ConsoleServer:
     async def _look(self) -> None:
         while True:
             self.pages.note_watched()
+            self.pages.tell_objects()
             await asyncio.sleep(LOOK_PERIOD)
+
+    async def _beat(self) -> None:
+        while True:
+            self.pages.beat()
+            await asyncio.sleep(BEAT_PERIOD)
 
     async def _watch_recording(self) -> None:
         while True:
             self.pages.tell({'recording': await self._in_recorder(self._recording.state)})
-            await asyncio.sleep(LOOK_PERIOD)
+            await asyncio.sleep(RECORDING_PERIOD)
 
     async def _in_recorder(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._recorders, function)
@@ -142,14 +151,17 @@ class ConsoleServer:
         refused = foreign_origin(request)
         if refused is not None:
             return refused
-        if len(self._sockets) >= self._config.max_pages:
-            return refusal(503, f'{self._config.max_pages} pages are open, the most that max_pages allows: close one.')
         socket = web.WebSocketResponse(
             timeout=CLOSE_TIME, heartbeat=HEARTBEAT, max_msg_size=protocol.LONGEST_MESSAGE, compress=False
         )
         if not socket.can_prepare(request).ok:
             return refusal(426, 'This address is for WebSockets: open / in a browser.')
         await socket.prepare(request)
+        if len(self._sockets) >= self._config.max_pages:
+            # A browser does not let its page read an answer other than a WebSocket, but the reason of an end it does.
+            reason = f'{self._config.max_pages} pages are open, the most that max_pages allows: close one'
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=reason.encode())
+            return socket
         page = Page()
         self._sockets.add(socket)
         page.say(self._greeting())
