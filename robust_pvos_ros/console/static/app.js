@@ -17,6 +17,7 @@ let frozen = false;
 let lost = '';
 let recorderIsBusy = false;
 let session = 0; // counts connections: a frame is confirmed on the one that it came by
+const newest = new Map(); // camera -> number of the frame whose objects are listed
 
 // ---------------------------------------------------------------------------------------------------------- saying
 
@@ -43,6 +44,7 @@ function showBanner() {
 link.addEventListener('open', () => {
   lost = '';
   session += 1;
+  newest.clear();
   setPill(byId('link'), 'good', 'Connected');
   showBanner();
   watch();
@@ -61,6 +63,8 @@ link.addEventListener('message', ({detail: message}) => {
     byId('label').maxLength = message.longest_label;
   } else if (message.type === 'state') {
     takeState(message);
+  } else if (message.type === 'objects') {
+    takeObjects(message.camera, message.number, message.objects);
   } else if (message.type === 'refused') {
     say(sentence(`the console refused a message: ${message.message}`), true);
   }
@@ -69,11 +73,20 @@ link.addEventListener('message', ({detail: message}) => {
 link.addEventListener('frame', ({detail: buffer}) => {
   const frame = readFrame(buffer);
   frame.session = session;
-  const {camera, objects} = frame.header;
+  const {camera, number, objects} = frame.header;
+  takeObjects(camera, number, objects);
+  const view = views.get(camera);
+  if (view !== undefined) view.take(frame);
+  else link.say({type: 'shown', camera, number});
+});
+
+// Objects come with the frames of a camera that is shown and by themselves for the others; a picture may be older.
+function takeObjects(camera, number, objects) {
+  if (!views.has(camera) || number < (newest.get(camera) ?? 0)) return;
+  newest.set(camera, number);
   list.update(camera, objects);
   if (settings.selected && !list.has(settings.selected)) choose(0);
-  views.get(camera)?.take(frame);
-});
+}
 
 function takeState(message) {
   state = {cameras: [], recording: {on: false}, ...message};
@@ -81,6 +94,10 @@ function takeState(message) {
   if (!state.node) return;
   for (const camera of state.cameras) {
     if (!views.has(camera.name)) addView(camera.name);
+  }
+  if (state.node.present && state.node.state === 'active') {
+    const names = new Set(state.cameras.map((camera) => camera.name));
+    for (const camera of [...views.keys()]) if (!names.has(camera)) dropView(camera);
   }
   showHealth(state);
   showRecording();
@@ -103,11 +120,24 @@ function addView(camera) {
   view.addEventListener('seen', ({detail: frame}) => {
     if (frame.session === session) link.say({type: 'shown', camera, number: frame.header.number});
   });
-  view.addEventListener('drawn', () => list.thumbnails(view));
-  view.addEventListener('tell', ({detail}) => say(detail));
+  view.addEventListener('drawn', () => {
+    if (frozen && !view.frozen) view.freeze(true); // it had no picture yet when the others were frozen
+    list.thumbnails(view);
+  });
+  view.addEventListener('tell', ({detail}) => say(detail.text, detail.bad));
   view.addEventListener('toggle', watch);
   view.addEventListener('point', ({detail}) => point(view, detail));
   view.addEventListener('box', ({detail}) => prompt(view, {box: detail.box}, settings.selected, {box: detail.box}));
+  watch();
+}
+
+function dropView(camera) {
+  views.get(camera).close();
+  views.delete(camera);
+  list.forget(camera);
+  newest.delete(camera);
+  if (settings.selected && !list.has(settings.selected)) choose(0);
+  byId('nothing').hidden = views.size > 0;
   watch();
 }
 
@@ -151,7 +181,7 @@ function setFrozen(on) {
 
 function choose(id) {
   settings.selected = settings.selected === id ? 0 : id;
-  for (const [camera, objects] of list.cameras) list.update(camera, objects);
+  list.refresh();
   for (const view of views.values()) view.paint();
   byId('target').textContent = settings.selected
     ? `The next click corrects object ${list.nameOf(settings.selected)}.`
@@ -201,7 +231,10 @@ byId('record').addEventListener('click', async () => {
 function setTool(tool) {
   settings.tool = tool;
   for (const input of document.querySelectorAll('#tools input')) input.checked = input.value === tool;
-  for (const view of views.values()) view.stage.dataset.tool = tool;
+  for (const view of views.values()) {
+    view.stage.dataset.tool = tool;
+    view.letGo();
+  }
 }
 
 function stored(key, value) {

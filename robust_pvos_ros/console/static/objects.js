@@ -40,6 +40,15 @@ export class ObjectList extends EventTarget {
 
   update(camera, objects) {
     this.cameras.set(camera, objects);
+    this.refresh();
+  }
+
+  forget(camera) {
+    this.cameras.delete(camera);
+    this.refresh();
+  }
+
+  refresh() {
     const all = [];
     for (const [name, entries] of this.cameras) for (const entry of entries) all.push([name, entry]);
     all.sort((a, b) => a[1].id - b[1].id);

@@ -1,6 +1,7 @@
 // One camera: picture, masks and marks on three canvases, and the hands that point at them.
 
-import {colourOf, labelsOf, paintMasks} from '/frames.js';
+import {labelsOf, paintMasks} from '/frames.js';
+import {drawMark, drawTags} from '/marks.js';
 import {plural} from '/words.js';
 
 const DRAG = 6; // CSS pixels that the pointer moves before a click becomes a box
@@ -9,7 +10,7 @@ const MARK_TIME = 1500;
 
 export class View extends EventTarget {
   // Events: 'point' (detail: {x, y, background}), 'box' (detail: {box}), 'seen' (detail: a frame that is done with),
-  // 'drawn', 'toggle', 'tell' (detail: a sentence).
+  // 'drawn', 'toggle', 'tell' (detail: {text, bad}).  `frame` is what a 'point' or 'box' was drawn on while it is told.
 
   constructor(camera, template, settings) {
     super();
@@ -25,15 +26,20 @@ export class View extends EventTarget {
     this.element.dataset.camera = camera;
     this.frame = null; // what is drawn: {header, lengths, ids, jpeg, labels}
     this.next = null; // the newest frame that is not drawn yet
-    this.held = []; // frames that it has replaced
-    this.live = null; // the newest frame behind a frozen picture
+    this.replaced = []; // frames that gave way to it
+    this.live = null; // the newest frame behind a picture that stands still
     this.busy = false;
     this.frozen = false;
     this.open = true;
     this.marks = [];
-    this.drag = null;
+    this.drag = null; // {pointer, start, at, shift, box, strayed}
     this.cross = null; // keyboard: {x, y, corner}
     this.listen();
+  }
+
+  // Frozen, or amid a gesture: what is pointed at must not move on before the prompt says which picture it is for.
+  get still() {
+    return this.frozen || this.drag !== null || Boolean(this.cross?.corner);
   }
 
   emit(name, detail) {
@@ -43,16 +49,22 @@ export class View extends EventTarget {
   // ------------------------------------------------------------------------------------------------------- frames
 
   take(frame) {
+    frame.arrived = Date.now() - 1000 * frame.header.age;
     if (frame.jpeg === null) {
       this.done(frame);
-    } else if (this.frozen && frame.header.stamp !== this.frame.header.stamp) {
+    } else if (this.isKept(frame)) {
       this.live = frame;
       this.done(frame);
     } else {
-      if (this.next !== null) this.held.push(this.next);
+      if (this.next !== null) this.replaced.push(this.next);
       this.next = frame;
       this.draw();
     }
+  }
+
+  // Whether a frame waits behind a picture that stands still; new masks of that very picture do not.
+  isKept(frame) {
+    return this.still && frame.header.stamp !== this.frame.header.stamp;
   }
 
   // The console keeps back further frames until those that it sent are done with.
@@ -65,7 +77,7 @@ export class View extends EventTarget {
   // Draws the newest frame.  While the page is hidden no frame is done with, so the console sends no further ones.
   async draw() {
     if (document.hidden) return;
-    for (const frame of this.held.splice(0)) this.done(frame);
+    for (const frame of this.replaced.splice(0)) this.done(frame);
     if (this.busy) return;
     this.busy = true;
     while (this.next !== null && !document.hidden) {
@@ -73,15 +85,23 @@ export class View extends EventTarget {
       this.next = null;
       try {
         const picture = await createImageBitmap(frame.jpeg);
-        if (!this.frozen || frame.header.stamp === this.frame.header.stamp) this.put(frame, picture);
-        else this.live = frame;
+        if (this.isKept(frame)) this.live ??= frame; // what has come meanwhile is newer
+        else this.put(frame, picture);
         picture.close();
       } catch (error) {
-        this.emit('tell', `A picture of ${this.camera} could not be shown: ${error.message}.`);
+        this.tell(`A picture of ${this.camera} could not be shown: ${error.message}.`);
       }
       this.done(frame);
     }
     this.busy = false;
+  }
+
+  // The camera is no more: frames that wait must not count as being on their way if it comes back.
+  close() {
+    for (const frame of this.replaced.splice(0)) this.done(frame);
+    if (this.next !== null) this.done(this.next);
+    this.next = null;
+    this.element.remove();
   }
 
   put(frame, picture) {
@@ -93,7 +113,6 @@ export class View extends EventTarget {
     canvas.getContext('2d').drawImage(picture, 0, 0);
     this.stage.style.aspectRatio = `${width} / ${height}`;
     this.paint();
-    this.drawn = Date.now();
     this.element.dataset.stamp = frame.header.stamp;
     this.element.dataset.ids = [...new Set(frame.ids)].filter((id) => id !== 0).sort((a, b) => a - b).join(' ');
     this.stage.setAttribute('aria-label', `Camera ${this.camera}, ${plural(frame.header.objects.length, 'object')}`);
@@ -114,14 +133,26 @@ export class View extends EventTarget {
   freeze(frozen) {
     if (frozen && this.frame === null) return;
     this.frozen = frozen;
-    this.frozenAt = Date.now();
     this.element.dataset.frozen = String(frozen);
-    if (!frozen && this.live !== null) {
+    this.marks = [];
+    this.goOn();
+  }
+
+  // Let a gesture go that is under way.
+  letGo() {
+    this.drag = null;
+    if (this.cross !== null) this.cross.corner = null;
+    this.goOn();
+  }
+
+  // Show what has come behind a picture that stood still, once it need not any longer.
+  goOn() {
+    if (!this.still && this.live !== null) {
+      if (this.next !== null) this.replaced.push(this.next);
       this.next = this.live;
+      this.live = null;
       this.draw();
     }
-    this.live = null;
-    this.marks = [];
     this.sketch();
   }
 
@@ -132,13 +163,19 @@ export class View extends EventTarget {
 
   // What is said beside the camera's name; called every half second.
   age() {
-    const seconds = (since) => Math.round((Date.now() - since) / 1000);
     const trouble = this.settings.trouble[this.camera];
+    const old = this.frame === null ? 0 : Date.now() - this.frame.arrived;
+    const seconds = Math.round(old / 1000);
     if (trouble) this.note.textContent = trouble;
-    else if (this.frozen) this.note.textContent = `Still picture, ${seconds(this.frozenAt)} s old: prompts apply to it.`;
     else if (this.frame === null) this.note.textContent = 'No picture yet.';
-    else if (Date.now() - this.drawn > STALE) this.note.textContent = `No new picture for ${seconds(this.drawn)} s.`;
+    else if (this.frozen) this.note.textContent = `Still picture, ${seconds} s old: prompts apply to it.`;
+    else if (this.still) this.note.textContent = `The picture waits for the prompt, ${seconds} s old.`;
+    else if (old > STALE) this.note.textContent = `No new picture for ${seconds} s.`;
     else this.note.textContent = this.frame.header.processed ? '' : 'Picture without masks: the node does not process it.';
+  }
+
+  tell(text, bad = false) {
+    this.emit('tell', {text, bad});
   }
 
   // -------------------------------------------------------------------------------------------------------- marks
@@ -183,17 +220,27 @@ export class View extends EventTarget {
     stage.addEventListener('pointerdown', (event) => this.press(event));
     stage.addEventListener('pointermove', (event) => this.move(event));
     stage.addEventListener('pointerup', (event) => this.release(event));
-    stage.addEventListener('pointercancel', () => this.cancel());
+    stage.addEventListener('pointercancel', (event) => this.follows(event) && this.letGo());
+    stage.addEventListener('lostpointercapture', (event) => {
+      if (event.target === stage && this.follows(event)) this.letGo(); // not what a canvas loses to the stage
+    });
     stage.addEventListener('keydown', (event) => this.key(event));
     stage.addEventListener('focus', () => this.sketch());
-    stage.addEventListener('blur', () => this.sketch());
+    stage.addEventListener('blur', () => this.leave());
     stage.addEventListener('contextmenu', (event) => event.preventDefault());
     this.toggle.addEventListener('click', () => this.fold());
     new ResizeObserver(() => this.sketch()).observe(stage);
   }
 
+  // A box that is begun on the keyboard needs the focus: nothing else would let the picture go on.
+  leave() {
+    if (this.cross?.corner) this.tell('The begun box is let go.');
+    this.letGo();
+  }
+
   fold() {
     this.open = !this.open;
+    this.letGo();
     this.stage.hidden = !this.open;
     this.toggle.textContent = this.open ? 'Hide' : 'Show';
     this.toggle.setAttribute('aria-expanded', String(this.open));
@@ -211,44 +258,49 @@ export class View extends EventTarget {
     };
   }
 
+  // A finger that drags scrolls the page, unless the tool is Box.
+  drawsBoxes(event) {
+    return event.pointerType === 'mouse' || this.settings.tool === 'box';
+  }
+
+  // Whether an event belongs to the gesture that is under way.
+  follows(event) {
+    return this.drag !== null && this.drag.pointer === event.pointerId;
+  }
+
   press(event) {
     if (this.frame === null || event.button !== 0 || !event.isPrimary) return;
     this.stage.focus({preventScroll: true});
     this.cross = null;
-    this.drag = {start: this.place(event), at: [event.clientX, event.clientY], shift: event.shiftKey, box: null};
-    if (event.pointerType === 'mouse' || this.settings.tool === 'box') this.stage.setPointerCapture(event.pointerId);
+    this.drag = {
+      pointer: event.pointerId, start: this.place(event), at: [event.clientX, event.clientY], shift: event.shiftKey,
+      box: null, strayed: false,
+    };
+    if (this.drawsBoxes(event)) this.stage.setPointerCapture(event.pointerId);
   }
 
   move(event) {
-    if (this.drag === null) return;
-    const moved = Math.hypot(event.clientX - this.drag.at[0], event.clientY - this.drag.at[1]);
-    if (moved > DRAG || this.drag.box) {
-      this.drag.box = ordered(this.drag.start, this.place(event));
-      this.sketch();
-    }
+    if (!this.follows(event)) return;
+    const drag = this.drag;
+    drag.strayed ||= Math.hypot(event.clientX - drag.at[0], event.clientY - drag.at[1]) > DRAG;
+    if (!drag.strayed || !this.drawsBoxes(event)) return;
+    drag.box = ordered(drag.start, this.place(event));
+    this.sketch();
   }
 
   release(event) {
-    const drag = this.drag;
-    this.drag = null;
-    if (drag === null || this.frame === null) return;
-    if (drag.box === null) {
-      this.point(drag.start, drag.shift || event.shiftKey);
-    } else if (event.pointerType === 'mouse' || this.settings.tool === 'box') {
-      this.box(drag.box);
-    }
-    this.sketch();
-  }
-
-  cancel() {
-    this.drag = null;
-    this.sketch();
+    if (!this.follows(event)) return;
+    const {start, shift, box, strayed} = this.drag;
+    if (box !== null) this.box(box);
+    else if (strayed) this.tell('To drag a box with a finger or a pen choose Box first; a tap is a point.', true);
+    else this.point(start, shift || event.shiftKey);
+    this.letGo();
   }
 
   // The centre of the top left pixel is (0, 0) in a prompt.
   point({x, y}, background) {
     if (this.settings.tool === 'box') {
-      this.emit('tell', 'A click is no box: drag from one corner to the other, or choose Object.');
+      this.tell('A click is no box: drag from one corner to the other, or choose Object.', true);
       return;
     }
     const {width, height} = this.frame.header;
@@ -259,7 +311,7 @@ export class View extends EventTarget {
 
   box([x0, y0, x1, y1]) {
     if (x1 - x0 < 2 || y1 - y0 < 2) {
-      this.emit('tell', 'That box is thinner than two pixels: drag it around the whole object.');
+      this.tell('That box is thinner than two pixels: drag it around the whole object.', true);
       return;
     }
     this.emit('box', {box: [x0, y0, x1, y1]});
@@ -267,12 +319,19 @@ export class View extends EventTarget {
 
   key(event) {
     if (this.frame === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    const begun = this.drag !== null || Boolean(this.cross?.corner);
+    if (event.key === 'Escape' && !begun) return;
     const {width, height} = this.frame.header;
     const step = (event.shiftKey ? 0.005 : 0.03) * width;
     const moves = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
-    this.cross ??= {x: width / 2, y: height / 2, corner: null};
+    if (this.drag === null) this.cross ??= {x: width / 2, y: height / 2, corner: null};
     const cross = this.cross;
-    if (moves[event.key]) {
+    if (event.key === 'Escape') {
+      this.letGo();
+      this.tell('The begun box is let go.');
+    } else if (cross === null) {
+      return;
+    } else if (moves[event.key]) {
       cross.x = Math.min(width, Math.max(0, cross.x + moves[event.key][0] * step));
       cross.y = Math.min(height, Math.max(0, cross.y + moves[event.key][1] * step));
       this.describe();
@@ -280,9 +339,6 @@ export class View extends EventTarget {
       this.confirm();
     } else if (event.key === 'b' || event.key === 'B') {
       this.point(cross, true);
-    } else if (event.key === 'Escape' && cross.corner) {
-      cross.corner = null;
-      this.emit('tell', 'The begun box is let go.');
     } else {
       return;
     }
@@ -297,11 +353,10 @@ export class View extends EventTarget {
       this.point(cross, false);
     } else if (cross.corner === null) {
       cross.corner = {x: cross.x, y: cross.y};
-      this.emit('tell', 'First corner set: move the cross to the opposite corner and press Enter.');
+      this.tell('First corner set: move the cross to the opposite corner and press Enter.');
     } else {
-      const box = ordered(cross.corner, cross);
-      cross.corner = null;
-      this.box(box);
+      this.box(ordered(cross.corner, cross));
+      this.letGo();
     }
   }
 
@@ -311,7 +366,7 @@ export class View extends EventTarget {
     const id = this.idAt(Math.min(x, width - 1), Math.min(y, height - 1));
     const known = objects.find((entry) => entry.id === id);
     const what = id === 0 ? 'background' : `object ${id}${known && known.label ? `, ${known.label}` : ''}`;
-    this.emit('tell', `Cross at ${Math.round((100 * x) / width)} % across, ${Math.round((100 * y) / height)} % down: ${what}.`);
+    this.tell(`Cross at ${Math.round((100 * x) / width)} % across, ${Math.round((100 * y) / height)} % down: ${what}.`);
   }
 }
 
@@ -324,55 +379,4 @@ function resize(canvas, width, height) {
   canvas.width = width;
   canvas.height = height;
   return true;
-}
-
-// ID, label and state on a tag in the object's colour; objects that cannot be seen stand at the top left.
-function drawTags(pen, objects, palette, scale) {
-  const size = Math.round(13 * scale.ratio);
-  pen.font = `600 ${size}px system-ui, sans-serif`;
-  pen.textBaseline = 'middle';
-  let row = 0;
-  for (const entry of objects) {
-    const [red, green, blue] = colourOf(entry.id, palette);
-    const words = [entry.id, entry.label.length > 24 ? `${entry.label.slice(0, 22)}..` : entry.label];
-    if (entry.state !== 'TRACKING') words.push(entry.state.toLowerCase(), entry.unseen);
-    const text = words.filter((word) => word !== '').join(' ');
-    const wide = pen.measureText(text).width + size;
-    const high = Math.round(size * 1.5);
-    const seen = entry.area > 0;
-    const x = seen ? Math.max(0, Math.min(entry.box[0] * scale.x, pen.canvas.width - wide)) : 0;
-    const y = seen ? Math.max(0, entry.box[1] * scale.y - high) : row;
-    if (!seen) row += high + 2;
-    pen.fillStyle = `rgb(${red} ${green} ${blue})`;
-    pen.fillRect(x, y, wide, high);
-    pen.fillStyle = 0.299 * red + 0.587 * green + 0.114 * blue > 110 ? '#000' : '#fff';
-    pen.fillText(text, x + size / 2, y + high / 2);
-  }
-}
-
-const INKS = {waiting: '#ffffff', drawing: '#ffffff', cross: '#ffffff', done: '#6fdcb0', refused: '#ff9d8a'};
-
-function drawMark(pen, entry, scale) {
-  const stroke = (width, ink) => {
-    pen.lineWidth = width * scale.ratio;
-    pen.strokeStyle = ink;
-    pen.setLineDash(entry.state === 'waiting' || entry.state === 'drawing' ? [6 * scale.ratio, 4 * scale.ratio] : []);
-    pen.stroke();
-  };
-  pen.beginPath();
-  if (entry.box) {
-    const [x0, y0, x1, y1] = entry.box;
-    pen.rect(x0 * scale.x, y0 * scale.y, (x1 - x0) * scale.x, (y1 - y0) * scale.y);
-  } else {
-    const [x, y, radius] = [(entry.x + 0.5) * scale.x, (entry.y + 0.5) * scale.y, 9 * scale.ratio];
-    if (entry.state !== 'cross') pen.arc(x, y, radius, 0, 2 * Math.PI);
-    if (entry.state === 'cross' || !entry.background) {
-      pen.moveTo(x, y - radius);
-      pen.lineTo(x, y + radius);
-    }
-    pen.moveTo(x - radius, y);
-    pen.lineTo(x + radius, y);
-  }
-  stroke(5, '#000000');
-  stroke(2.5, INKS[entry.state]);
 }
