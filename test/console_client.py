@@ -17,9 +17,14 @@ from robust_pvos_ros.console.encoding import labels_from_runs, unpack
 
 
 class ConsoleClient:
-    """Reads frames and states on a thread of its own; ``confirms`` is False for a page that stands still."""
+    """Reads frames and states on a thread of its own.
 
-    def __init__(self, port: int, cameras: tuple[str, ...] = ('camera',), confirms: bool = True) -> None:
+    ``confirms`` is False for a page that stands still; ``pause`` are the seconds that a slow one takes for a frame.
+    """
+
+    def __init__(
+        self, port: int, cameras: tuple[str, ...] = ('camera',), confirms: bool = True, pause: float = 0.0
+    ) -> None:
         self.url = f'http://127.0.0.1:{port}'
         self.state: dict[str, Any] = {}
         self.header: dict[str, Any] = {}
@@ -28,6 +33,9 @@ class ConsoleClient:
         self.replies: dict[int, dict[str, Any]] = {}
         self._cameras = cameras
         self._confirms = confirms
+        self._pause = pause
+        self._busy = asyncio.Lock()
+        self._confirming: set[asyncio.Task[None]] = set()
         self._number = 0
         self._loop = asyncio.new_event_loop()
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -47,6 +55,10 @@ class ConsoleClient:
                     await self._take_frame(message.data)
                 else:
                     self._take_text(json.loads(message.data))
+            left = list(self._confirming)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _take_frame(self, data: bytes) -> None:
         header, runs, _ = unpack(data)
@@ -54,7 +66,17 @@ class ConsoleClient:
             self.labels = labels_from_runs(runs, header['height'], header['width'])
         self.header = header
         self.frames += 1
-        if self._confirms and self._socket is not None:
+        if self._confirms and self._pause:
+            task = asyncio.create_task(self._confirm(header))
+            self._confirming.add(task)
+            task.add_done_callback(self._confirming.discard)
+        elif self._confirms:
+            await self._confirm(header)
+
+    async def _confirm(self, header: dict[str, Any]) -> None:
+        async with self._busy:
+            await asyncio.sleep(self._pause)
+            assert self._socket is not None
             await self._socket.send_json({'type': 'shown', 'camera': header['camera'], 'number': header['number']})
 
     def _take_text(self, message: dict[str, Any]) -> None:
