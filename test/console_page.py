@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
+from console_chromium import wait_on
 from console_street import Street
 
 from robust_pvos_ros.demo.prompting import bounding_box, innermost_point, largest_part
@@ -72,12 +72,7 @@ class Console:
         self.page.mouse.up()
 
     def wait(self, condition: Any, what: str, timeout: float = 20.0) -> Any:
-        """As `wait_until`, but playwright's events go on meanwhile."""
-        end = time.monotonic() + timeout
-        while not (value := condition()):
-            assert time.monotonic() < end, f'waited {timeout} s for {what}; the page says {self.said!r}'
-            self.page.wait_for_timeout(20)
-        return value
+        return wait_on(self.page, condition, what, timeout)
 
     def add(self, which: int) -> int:
         """Click on an object of the scene and wait for its mask."""

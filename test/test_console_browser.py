@@ -1,14 +1,13 @@
 """The console in a real Chromium, beside the live node and a rendered street.
 
-Screenshots go to the folder PVOS_ARTEFACTS, by default out/console.  The check with axe-core runs where AXE_CORE names
-an axe.min.js (`npm install --no-save axe-core`, then node_modules/axe-core/axe.min.js).
+Screenshots go to the folder PVOS_ARTEFACTS, by default out/console.  The check with axe-core runs where the variable
+AXE_CORE names an axe.min.js, or `npm install --no-save axe-core` has put one into node_modules.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from console_chromium import chromium, needs_chromium
 from console_page import ARTEFACTS, Console
 from console_street import RED_CAR, WHITE_VAN, Program, Street
 from node_harness import wait_until
@@ -28,14 +28,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 AXE = Path(os.environ.get('AXE_CORE', ROOT / 'node_modules' / 'axe-core' / 'axe.min.js'))
-CHROMIUM = next((path for name in ('chromium', 'chromium-browser') if (path := shutil.which(name))), None)
 MASK_WITHIN = 1.0
 
-if CHROMIUM is None:
-    pytest.skip('no Chromium: install the package chromium of the system', allow_module_level=True)
-playwright = pytest.importorskip(
-    'playwright.sync_api', reason='playwright is not installed: pip install -r requirements/browser.txt'
-)
+needs_chromium()
 
 
 def free_port() -> int:
@@ -79,11 +74,8 @@ def address(folder: Path, node: Program) -> Iterator[str]:
 
 @pytest.fixture(scope='module')
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        sandbox = ['--no-sandbox'] if os.geteuid() == 0 else []  # Chromium has none for root
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=['--disable-gpu', *sandbox])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -172,6 +164,19 @@ def test_a_frozen_picture_is_prompted_with_its_own_stamp(console: Console, stree
     assert str(nanoseconds(street.prompts[-1].header.stamp)) == frozen
     page.keyboard.press('f')
     console.wait(lambda: console.stamp != frozen and console.drawn == set(console.listed), 'the live mask')
+
+
+def test_a_prompt_on_moving_video_has_the_stamp_of_the_picture_it_began_on(console: Console, street: Street) -> None:
+    page = console.page
+    page.mouse.move(*console.middle_of(RED_CAR))
+    page.mouse.down()
+    pointed = console.stamp
+    page.wait_for_timeout(1000)  # eight pictures
+    assert console.stamp == pointed, 'the picture stands still while the button is down'
+    page.mouse.up()
+    console.wait(lambda: console.listed, 'the object')
+    console.wait(lambda: pointed in [str(nanoseconds(p.header.stamp)) for p in street.prompts], 'its stamp')
+    console.wait(lambda: int(console.stamp) > int(pointed) + 1_000_000_000, 'the live picture')
 
 
 def test_two_pages_and_a_reload_show_the_same(browser: Any, address: str, console: Console, street: Street) -> None:
@@ -292,7 +297,10 @@ def test_a_phone_shows_picture_and_tools_without_scrolling_sideways(
 
 def test_axe_finds_no_serious_fault(browser: Any, address: str, console: Console, street: Street) -> None:
     if not AXE.is_file():
-        pytest.skip(f'{AXE} does not exist: npm install --no-save axe-core')
+        pytest.skip(
+            f'no axe-core at {AXE}: run `npm install --no-save axe-core` at the root of the source tree, or set the '
+            f'variable AXE_CORE to the path of an axe.min.js'
+        )
     console.add(RED_CAR)
     for theme in ('light', 'dark'):
         console.page.emulate_media(color_scheme=theme)

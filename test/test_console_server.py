@@ -135,7 +135,7 @@ def test_no_more_pages_than_allowed(tmp_path: Path) -> None:
             async with site.page() as third:
                 told = await third.receive(10)
                 assert (told.type, told.data) == (WSMsgType.CLOSE, aiohttp.WSCloseCode.TRY_AGAIN_LATER)
-                assert told.extra == '2 pages are open, the most that max_pages allows: close one'
+                assert told.extra == 'as many pages are open as max_pages allows (2): close one'
             assert len(site.server.pages) == 2
             await first.close()
             while len(site.server.pages) == 2:

@@ -159,7 +159,7 @@ class ConsoleServer:
         await socket.prepare(request)
         if len(self._sockets) >= self._config.max_pages:
             # A browser does not let its page read an answer other than a WebSocket, but the reason of an end it does.
-            reason = f'{self._config.max_pages} pages are open, the most that max_pages allows: close one'
+            reason = f'as many pages are open as max_pages allows ({self._config.max_pages}): close one'
             await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=reason.encode())
             return socket
         page = Page()
