@@ -1,11 +1,13 @@
 """Start the segmentation node.
 
     ros2 launch robust_pvos_ros segmentation.launch.py image_topic:=/front/image_raw params_file:=FILE.yaml
+    ros2 launch robust_pvos_ros segmentation.launch.py console:=true    # and a page on http://127.0.0.1:8100
 """
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -18,6 +20,12 @@ def generate_launch_description():
             'params_file',
             default_value=PathJoinSubstitution([CONFIG, 'segmentation.yaml']),
             description='YAML file with the parameters that differ from the defaults of the node.',
+        ),
+        DeclareLaunchArgument(
+            'console',
+            default_value='false',
+            description='Also start the web console, and let prompts reach back far enough for a frozen picture.',
+            choices=['true', 'false'],
         ),
         DeclareLaunchArgument(
             'image_topic',
@@ -49,15 +57,32 @@ def generate_launch_description():
             'FASTRTPS_DEFAULT_PROFILES_FILE', default_value=[PathJoinSubstitution([CONFIG, 'fastdds_large.xml'])]
         ),
     )
+    # What a console asks of the node comes first, so that params_file has the last word.
+    wanted = ["'", LaunchConfiguration('console'), "' == 'true'"]
+    console_file = PathJoinSubstitution(
+        [CONFIG, PythonExpression(["'console.yaml' if ", *wanted, " else 'segmentation.yaml'"])]
+    )
+    common = [LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}]
     node = Node(
         package='robust_pvos_ros',
         executable='segmentation_node',
         name='robust_pvos',
         namespace=LaunchConfiguration('namespace'),
-        parameters=[LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}],
+        parameters=[console_file, *common],
         remappings=[('camera/image_raw', LaunchConfiguration('image_topic'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen',
         emulate_tty=True,
     )
-    return LaunchDescription([*arguments, profile, node])
+    console = Node(
+        package='robust_pvos_ros',
+        executable='web_console',
+        name='web_console',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[console_file, *common],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        output='screen',
+        emulate_tty=True,
+        condition=IfCondition(LaunchConfiguration('console')),
+    )
+    return LaunchDescription([*arguments, profile, node, console])
