@@ -143,7 +143,10 @@ class Window:
         wire = self._context.new_cdp_session(self.page)
         for kind, (x, y) in zip(('touchStart', *('touchMove',) * (len(places) - 1)), places):
             wire.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [{'x': x, 'y': y}]})
-        wire.send('Input.dispatchTouchEvent', {'type': 'touchEnd', 'touchPoints': []})
+        self.page.wait_for_timeout(300)  # a finger that leaves in motion flings, and the next tap only ends that
+        for kind in ('touchMove', 'touchEnd'):
+            points = [{'x': x, 'y': y}] if kind == 'touchMove' else []
+            wire.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
         wire.detach()
 
     def close(self) -> None:
