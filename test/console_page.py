@@ -84,6 +84,7 @@ class Console:
         return new
 
     def picture(self, name: str) -> None:
+        self.page.wait_for_timeout(300)  # colours fade in
         self.page.screenshot(path=ARTEFACTS / f'{name}.png')
 
     def reset(self) -> None:

@@ -49,7 +49,7 @@ function nodeLevel(node) {
 function cameraBox(camera) {
   const box = document.createElement('div');
   const title = document.createElement('h3');
-  title.textContent = `Camera ${camera.name}`;
+  title.textContent = `Camera: ${camera.name}`;
   box.append(title, document.createElement('dl'));
   return box;
 }
