@@ -49,10 +49,14 @@ $(STAMPS)/engines: $(STAMPS)/packages requirements/engines.txt
 	@tools/setup.sh engines
 	@touch $@
 
-test-slow: setup $(STAMPS)/engines
+$(STAMPS)/browser: $(STAMPS)/packages requirements/browser.txt
+	@tools/setup.sh browser
+	@touch $@
+
+test-slow: setup $(STAMPS)/engines $(STAMPS)/browser
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-all: setup $(STAMPS)/engines
+test-all: setup $(STAMPS)/engines $(STAMPS)/browser
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # SOAK_SECONDS: how long the load lasts; the faults take a minute more.  OUT gets what was seen.

@@ -38,6 +38,7 @@ setup(
             'demo_client = robust_pvos_ros.demo.client:main',
             'demo_recorder = robust_pvos_ros.demo.recorder:main',
             'pvos_bag = robust_pvos_ros.bags.cli:command',
+            'web_console = robust_pvos_ros.console.main:main',
         ],
     },
 )

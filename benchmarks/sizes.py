@@ -14,14 +14,14 @@ import csv
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.turns import make_clip, side_by_side, streaming_frames
+from benchmarks.turns import Run, make_clip, side_by_side, streaming_frames
 from robust_pvos_ros.tracking.checkpoints import build_sam
 from robust_pvos_ros.tracking.model import load_model
 from robust_pvos_ros.tracking.types import ModelConfig
@@ -60,11 +60,9 @@ def frame_times(weights: dict[str, Path], image_sizes: Sequence[int], rounds: in
         clip, boxes = make_clip(pixels, 40, 1)
         configs = {name: ModelConfig(checkpoint=str(p), image_size=pixels, threads=1) for name, p in weights.items()}
         models = {name: load_model(config) for name, config in configs.items()}
-        runs: dict[str, Callable[[], Iterator[None]]] = {
-            name: partial(streaming_frames, model, clip, boxes) for name, model in models.items()
-        }
-        for name, times in side_by_side(runs, rounds).items():
-            found[name][pixels] = float(np.median(times))
+        runs: dict[str, Run] = {name: partial(streaming_frames, m, clip, boxes) for name, m in models.items()}
+        for name, measured in side_by_side(runs, rounds).items():
+            found[name][pixels] = float(np.median(measured.times))
     return found
 
 

@@ -4,7 +4,8 @@
 
 Both run frame by frame in turns; the figure that counts is the ratio of the medians in one row.  The image encoder is
 included, reading and resizing images is not; the first frames, on which the memory is still filling, are left out.  On
-a GPU the official predictor also runs compiled (``vos_optimized``).  ``--out`` gets ``tracker.csv`` and a plot.
+a GPU the official predictor also runs compiled (``vos_optimized``), and ours with ``--encoders compiled``.  ``--out``
+gets ``tracker.csv`` and a plot.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.model import Sam2Model, set_threads
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError
 
-COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official')
+COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official', 'held MB')
+ENCODERS = {
+    'torch': ('torch', False), 'onnx': ('onnx', False), 'tensorrt': ('tensorrt', False), 'compiled': ('torch', True),
+    'tensorrt-compiled': ('tensorrt', True),
+}  # fmt: skip
+"""Name -> encoder, and whether the rest is compiled."""
 
 
 class Row(NamedTuple):
-    """One line of the table; ``ratio`` is to the official predictor in the same precision."""
+    """One line of the table; ``ratio`` is to the official predictor in the same precision, ``held`` what a run
+    holds beside the network after the last frame, megabytes."""
 
     pixels: int
     objects: int
@@ -48,11 +55,12 @@ class Row(NamedTuple):
     median: float
     slow: float
     ratio: float
+    held: float
 
     def cells(self) -> list[str]:
         """As they are printed and written."""
         numbers = f'{self.median:.1f}', f'{self.slow:.1f}', f'{1e3 / self.median:.1f}', f'{self.ratio:.2f}'
-        return [str(self.pixels), str(self.objects), self.run, *numbers]
+        return [str(self.pixels), str(self.objects), self.run, *numbers, f'{self.held:.1f}']
 
 
 def load_sam(args: argparse.Namespace, pixels: int) -> SAM2Base:
@@ -99,7 +107,10 @@ def _streaming(
     model = Sam2Model(sam.eval(), args.model, adapter, precision)
     if encoder == 'torch':
         return model
-    config = ModelConfig(args.model, args.checkpoint, pixels, device=args.device, precision=precision, encoder=encoder)
+    name, compiled = ENCODERS[encoder]
+    config = ModelConfig(
+        args.model, args.checkpoint, pixels, device=args.device, precision=precision, encoder=name, compile=compiled
+    )
     try:
         equip_with_encoder(model, config)
     except PvosError as error:
@@ -111,12 +122,12 @@ def _streaming(
 def measure(args: argparse.Namespace, pixels: int, objects: int) -> list[Row]:
     """The rows of one image size and number of objects."""
     with mock.patch('sam2.sam2_video_predictor.tqdm', lambda frames, **_: frames):
-        times = side_by_side(build_runs(args, pixels, objects), args.rounds)
+        measured = side_by_side(build_runs(args, pixels, objects), args.rounds)
     rows = []
-    for name, values in times.items():
-        median, slow = (float(value) for value in np.percentile(values, [50, 99]))
-        reference = float(np.median(times[f'official {name.split()[1].strip(",")}']))
-        rows.append(Row(pixels, objects, name, median, slow, reference / median))
+    for name, (times, held) in measured.items():
+        median, slow = (float(value) for value in np.percentile(times, [50, 99]))
+        reference = float(np.median(measured[f'official {name.split()[1].strip(",")}'].times))
+        rows.append(Row(pixels, objects, name, median, slow, reference / median, held / 1e6))
     return rows
 
 
@@ -152,7 +163,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--threads', type=int, default=0, help='of torch (default: as the node, all cores but one)')
     parser.add_argument('--precisions', nargs='+', default=['float32', 'bfloat16'])
-    parser.add_argument('--encoders', nargs='+', default=['torch'], choices=('torch', 'onnx', 'tensorrt'))
+    parser.add_argument('--encoders', nargs='+', default=['torch'], choices=list(ENCODERS))
     parser.add_argument('--out', type=Path, help='folder for tracker.csv and tracker.png')
     args = parser.parse_args(arguments)
     if args.frames <= WARMUP:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +19,16 @@ from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
 
 WARMUP = 18  # frames until every object attends to as many memories and pointers as it ever will
-Run = Callable[[], Iterator[None]]
+Held = Callable[[], int]
+"""Bytes that a contender holds for what it has seen, beside the network."""
+Run = Callable[[], Iterator[Held]]
+
+
+class Measured(NamedTuple):
+    """Milliseconds of every frame after the warm-up, and the bytes that are held after the last one."""
+
+    times: list[float]
+    held: int
 
 
 def make_clip(size: int, frames: int, objects: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -40,7 +51,7 @@ def make_clip(size: int, frames: int, objects: int, seed: int = 0) -> tuple[list
 
 def official_frames(
     predictor: SAM2VideoPredictor, clip: list[np.ndarray], boxes: list[np.ndarray], precision: str
-) -> Iterator[None]:
+) -> Iterator[Held]:
     """The official predictor over a clip, one frame for each ``next``."""
     with tempfile.TemporaryDirectory() as folder:
         for index, frame in enumerate(clip):
@@ -55,15 +66,24 @@ def official_frames(
         with autocast:
             if next(propagation, None) is None:
                 return
-        yield
+        yield partial(_bytes_of, state)
 
 
-def streaming_frames(model: Sam2Model, clip: list[np.ndarray], boxes: list[np.ndarray]) -> Iterator[None]:
+def _bytes_of(state: Any) -> int:
+    """Bytes of all tensors in nested containers."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(map(_bytes_of, state.values()))
+    return sum(map(_bytes_of, state)) if isinstance(state, (list, tuple)) else 0
+
+
+def streaming_frames(model: Sam2Model, clip: list[np.ndarray], boxes: list[np.ndarray]) -> Iterator[Held]:
     """The streaming tracker over a clip, one frame for each ``next``."""
     tracker = VideoTracker(model, TrackerConfig(max_objects=len(boxes)))
     for index, frame in enumerate(clip):
         tracker.step(frame, index, [Prompt(box=box) for box in boxes] if index == 0 else ())
-        yield
+        yield lambda: tracker.memory_bytes() + tracker.history_bytes()
 
 
 def _finish_queued_work() -> None:
@@ -71,9 +91,10 @@ def _finish_queued_work() -> None:
         torch.cuda.synchronize()
 
 
-def side_by_side(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every frame after the warm-up, all runs advancing in turns."""
+def side_by_side(runs: dict[str, Run], rounds: int) -> dict[str, Measured]:
+    """What each run takes, all of them advancing in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    held = dict.fromkeys(runs, 0)
     for _ in range(rounds):
         running = {name: make() for name, make in runs.items()}
         index = 0
@@ -81,12 +102,13 @@ def side_by_side(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
             for name in list(running):
                 _finish_queued_work()
                 start = time.perf_counter()
-                alive = next(running[name], StopIteration) is not StopIteration
+                measure = next(running[name], None)
                 _finish_queued_work()
                 elapsed = (time.perf_counter() - start) * 1e3
-                if not alive:
+                if measure is None:
                     del running[name]
                 elif index >= WARMUP:
                     times[name].append(elapsed)
+                    held[name] = measure()
             index += 1
-    return times
+    return {name: Measured(times[name], held[name]) for name in runs}

@@ -38,13 +38,18 @@ def generate_launch_description():
             description='Video file or folder of pictures; empty: the rendered street scene with its own prompts.',
         ),
         DeclareLaunchArgument(
+            'console', default_value='false', choices=['true', 'false'],
+            description='Also start the web console: http://127.0.0.1:8100.',
+        ),
+        DeclareLaunchArgument(
             'bag', default_value='', description='Folder to be made for a bag of the run; empty: nothing is recorded.'
         ),
     ]
     share = FindPackageShare('robust_pvos_ros')
     # It also sets the DDS profile for every process that starts after it, and declares discovery_range.
     segmentation = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(PathJoinSubstitution([share, 'launch', 'segmentation.launch.py']))
+        PythonLaunchDescriptionSource(PathJoinSubstitution([share, 'launch', 'segmentation.launch.py'])),
+        launch_arguments={'console': LaunchConfiguration('console')}.items(),
     )
     # The first picture waits for the node and the recorder, and for the client too if it looks at the pictures.
     street = GroupAction(

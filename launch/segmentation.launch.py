@@ -2,13 +2,15 @@
 
     ros2 launch robust_pvos_ros segmentation.launch.py image_topic:=/front/image_raw params_file:=FILE.yaml
     ros2 launch robust_pvos_ros segmentation.launch.py discovery_range:=SUBNET   # cameras or clients on other machines
+    ros2 launch robust_pvos_ros segmentation.launch.py console:=true    # and a page on http://127.0.0.1:8100
 """
 
 import os
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -22,6 +24,12 @@ def generate_launch_description():
             'params_file',
             default_value=PathJoinSubstitution([CONFIG, 'segmentation.yaml']),
             description='YAML file with the parameters that differ from the defaults of the node.',
+        ),
+        DeclareLaunchArgument(
+            'console',
+            default_value='false',
+            description='Also start the web console, and let prompts reach back far enough for a frozen picture.',
+            choices=['true', 'false'],
         ),
         DeclareLaunchArgument(
             'image_topic',
@@ -60,16 +68,35 @@ def generate_launch_description():
             'FASTRTPS_DEFAULT_PROFILES_FILE', default_value=[PathJoinSubstitution([CONFIG, 'fastdds_large.xml'])]
         ),
     )
+    # What a console asks of the node comes first, so that params_file has the last word.
+    wanted = ["'", LaunchConfiguration('console'), "' == 'true'"]
+    console_file = PathJoinSubstitution(
+        [CONFIG, PythonExpression(["'console.yaml' if ", *wanted, " else 'segmentation.yaml'"])]
+    )
+    common = [LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}]
+    discovery = {} if OLD_RANGE in os.environ else {RANGE: LaunchConfiguration('discovery_range')}
     node = Node(
         package='robust_pvos_ros',
         executable='segmentation_node',
         name='robust_pvos',
         namespace=LaunchConfiguration('namespace'),
-        parameters=[LaunchConfiguration('params_file'), {'use_sim_time': LaunchConfiguration('use_sim_time')}],
+        parameters=[console_file, *common],
         remappings=[('camera/image_raw', LaunchConfiguration('image_topic'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
-        additional_env={} if OLD_RANGE in os.environ else {RANGE: LaunchConfiguration('discovery_range')},
+        additional_env=discovery,
         output='screen',
         emulate_tty=True,
     )
-    return LaunchDescription([*arguments, profile, node])
+    console = Node(
+        package='robust_pvos_ros',
+        executable='web_console',
+        name='web_console',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[console_file, *common],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        additional_env=discovery,
+        output='screen',
+        emulate_tty=True,
+        condition=IfCondition(LaunchConfiguration('console')),
+    )
+    return LaunchDescription([*arguments, profile, node, console])

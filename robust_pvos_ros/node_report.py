@@ -48,6 +48,9 @@ class ReportedNode(Protocol):
     def get_name(self) -> str:
         """As ``rclpy.node.Node``."""
 
+    def get_fully_qualified_name(self) -> str:
+        """As ``rclpy.node.Node``."""
+
 
 def node_status(node: ReportedNode) -> DiagnosticStatus:
     """Lifecycle state, model and memory."""
@@ -62,7 +65,8 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
         level, text = DiagnosticStatus.WARN, f'{state}: out of GPU memory, so {"; ".join(relief.given_up)}'
     elif fault := _encoder_fault(model, choice):
         level, text = DiagnosticStatus.WARN, f'{state}: {fault}'
-    values: dict[str, object] = {'state': state, 'resident_memory_mb': resident_megabytes()}
+    full_name = node.get_fully_qualified_name()
+    values: dict[str, object] = {'node': full_name, 'state': state, 'resident_memory_mb': resident_megabytes()}
     if model is not None and configuration is not None:
         values |= {
             'model': model.name,
@@ -99,6 +103,9 @@ def camera_status(node: ReportedNode, camera: Camera) -> DiagnosticStatus:
         level = DiagnosticStatus.WARN if quiet == 1 else DiagnosticStatus.ERROR
         text = camera.silence()
     values: dict[str, object] = {
+        'node': node.get_fully_qualified_name(),
+        'camera': camera.name,
+        'image_topic': camera.topic,
         'fps': processed,
         'input_fps': arriving,
         'objects': len(camera.tracker.objects),

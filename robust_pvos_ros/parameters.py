@@ -239,7 +239,7 @@ def _special_problem(name: str, value: Any) -> str | None:
     return None
 
 
-def _descriptions(config: type) -> dict[str, str]:
+def descriptions(config: type) -> dict[str, str]:
     """Field -> text from the ``Attributes`` section of a dataclass's docstring."""
     section = inspect.cleandoc(config.__doc__ or '').split('Attributes:\n')[1]
     entries = re.findall(r'^    (\w+): (.*(?:\n {8}.*)*)', section, re.MULTILINE)
@@ -247,7 +247,7 @@ def _descriptions(config: type) -> dict[str, str]:
 
 
 def _specs(config: type, prefix: str = '', camera: str = '') -> list[ParameterSpec]:
-    descriptions = _descriptions(config)
+    texts = descriptions(config)
     specs = []
     for field in dataclasses.fields(config):
         default = field.default
@@ -259,7 +259,7 @@ def _specs(config: type, prefix: str = '', camera: str = '') -> list[ParameterSp
             ParameterSpec(
                 prefix + field.name,
                 default,  # type: ignore[arg-type]
-                descriptions[field.name],
+                texts[field.name],
                 LIMITS.get(field.name),
                 CHOICES.get(field.name, ()),
                 field.name in LIVE,

@@ -205,6 +205,7 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         try:
             from robust_pvos_ros.export.choose import equip_with_encoder
             from robust_pvos_ros.relief import MemoryRelief, loaded
+            from robust_pvos_ros.tracking.compiled import warm_up
             from robust_pvos_ros.tracking.model import load_model
             from robust_pvos_ros.tracking.tracker import VideoTracker
         except ImportError as error:
@@ -217,6 +218,8 @@ class SegmentationNode(LifecycleNodeMixin, ServedNode):
         self.relief = relief = MemoryRelief(model, self._trackers, self.get_logger().warning)
         self._note_progress('warming up')
         relief.run(lambda: _warm_up(VideoTracker(model, configuration.tracker)))
+        if model.compiled:
+            relief.run(lambda: warm_up(model, configuration.tracker.max_objects, self._note_progress))
         for name, config in configuration.cameras.items():
             tracker = VideoTracker(model, configuration.tracker, self._ids, partial(self._objects_beside, name))
             self.cameras[name] = Camera(

@@ -42,6 +42,14 @@ ALLOWED: dict[str, set[str]] = {
             'tracking.types',
         )
     },
+    # it reaches the node by topics and services alone
+    f'{PACKAGE}.console': {
+        f'{PACKAGE}.{room}'
+        for room in (
+            'console', 'bags.places', 'image_codec', 'interface', 'message_core', 'messages', 'node_process', 'overlay',
+            'parameters', 'stop_signal', 'tracking.types',
+        )
+    },
     f'{PACKAGE}.video_file': {f'{PACKAGE}.tracking.types'},
     'training.evaluate': {'training', 'benchmarks', f'{PACKAGE}.evaluation'},  # scores as the benchmark does
     f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.message_core'},
@@ -63,8 +71,9 @@ ROS_ROOMS = (
         'camera', 'main', 'output', 'parameters', 'process', 'prompts', 'report', 'services',
     )),
     *(f'{PACKAGE}.{part}' for part in (
-        'segmentation_node', 'messages', 'parameter_services', 'parameters', 'reference', 'live', 'demo', 'console',
+        'segmentation_node', 'messages', 'parameter_services', 'parameters', 'reference', 'live', 'demo',
     )),
+    *(f'{PACKAGE}.console.{part}' for part in ('feed', 'main', 'node', 'parameters')),
 )
 ROS_PACKAGES = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'launch', 'launch_ros', 'message_filters',

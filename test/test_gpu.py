@@ -15,6 +15,7 @@ from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.procedural.street import StreetScene
 from robust_pvos_ros.procedural.textures import make_bank
 from robust_pvos_ros.procedural.video import render_clips
+from robust_pvos_ros.tracking.compiled import CompiledStep
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.encoder_tensorrt import import_tensorrt
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
@@ -53,6 +54,16 @@ def test_the_tracker_follows_as_on_a_cpu(precision: str) -> None:
     on_gpu = follow(load_model(replace(SHIPPED, precision=precision)))
     found = [agreement(*pair) for pair in zip(on_cpu, on_gpu, strict=True)]
     assert min(found) > (0.98 if precision == 'float32' else 0.9), found
+
+
+def test_the_compiled_network_follows_like_the_plain_one() -> None:
+    config = replace(SHIPPED, encoder='torch', compile=True)
+    model = load_model(config)
+    equip_with_encoder(model, config)
+    pairs = zip(follow(model, 40), follow(load_model(SHIPPED), 40), strict=True)
+    assert min(agreement(*pair) for pair in pairs) > 0.98
+    steps = [model.attention.compiled, *model.compiled.values()]
+    assert all(isinstance(step, CompiledStep) and step.calls for step in steps)
 
 
 def test_two_runs_on_a_gpu_give_the_same_masks() -> None:

@@ -167,6 +167,16 @@ def test_segmentation_takes_parameters_namespace_and_time(tmp_path: Path) -> Non
     assert 'process has finished cleanly' in log.read_text()
 
 
+def test_a_console_comes_along_and_lets_prompts_reach_back(tmp_path: Path) -> None:
+    overrides = tmp_path / 'overrides.yaml'
+    overrides.write_text('/watched/web_console:\n  ros__parameters:\n    port: 0\n')
+    path, log = ROOT / 'launch' / 'segmentation.launch.py', tmp_path / 'log.txt'
+    with launched(path, log, f'params_file:={overrides}', 'namespace:=watched', 'console:=true') as process:
+        assert parameters_of('/watched/web_console', ['port', 'host']) == [0, '127.0.0.1']
+        assert parameters_of('/watched/robust_pvos', ['history_frames']) == [90]
+    assert process.returncode == 0, log.read_text()
+
+
 def test_image_topic_is_remapped_from_the_default_of_the_node() -> None:
     from robust_pvos_ros.parameters import camera_specs
 

@@ -69,7 +69,7 @@ def test_scripts_are_installed_where_ros_looks() -> None:
     folder = Path(sys.prefix) / 'lib' / 'robust_pvos_ros'
     if not folder.is_dir():
         pytest.skip('robust_pvos_ros is not installed under the prefix of this Python')
-    for name in ('segmentation_node', 'demo', 'demo_camera', 'demo_client', 'demo_recorder', 'pvos_bag'):
+    for name in ('segmentation_node', 'demo', 'demo_camera', 'demo_client', 'demo_recorder', 'pvos_bag', 'web_console'):
         assert (folder / name).is_file(), name
 
 

@@ -13,7 +13,7 @@ import torch
 from bag_files import write_weights
 
 from benchmarks.tracker import COLUMNS, Row, main
-from benchmarks.turns import WARMUP, side_by_side
+from benchmarks.turns import WARMUP, Held, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,8 @@ def test_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         for run in ('official float32', 'ours float32', 'ours float32 + MoGA')
     ]
     assert all(float(row[3]) > 0 for row in rows)
-    assert [float(row[-1]) for row in rows if row[2].startswith('official')] == [1.0, 1.0]
+    assert [float(row[6]) for row in rows if row[2].startswith('official')] == [1.0, 1.0]
+    assert all(float(row[7]) > 0 for row in rows)
     assert cv2.imread(str(tmp_path / 'out' / 'tracker.png')).shape[1] > 300
     assert 'x official' in capsys.readouterr().out
 
@@ -44,18 +45,20 @@ def test_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_contenders_take_turns() -> None:
     order: list[str] = []
 
-    def run(name: str, seconds: float, frames: int) -> Iterator[None]:
+    def run(name: str, seconds: float, frames: int) -> Iterator[Held]:
         for _ in range(frames):
             time.sleep(seconds)
             order.append(name)
-            yield
+            yield lambda: len(order)
 
     frames = WARMUP + 3
-    times = side_by_side({'a': lambda: run('a', 0.001, frames), 'b': lambda: run('b', 0.004, frames)}, 2)
+    found = side_by_side({'a': lambda: run('a', 0.001, frames), 'b': lambda: run('b', 0.004, frames)}, 2)
     assert order == ['a', 'b'] * frames * 2
-    assert {name: len(found) for name, found in times.items()} == {'a': 6, 'b': 6}
-    assert min(times['b']) >= 4.0 > sorted(times['a'])[0]
+    assert {name: len(measured.times) for name, measured in found.items()} == {'a': 6, 'b': 6}
+    assert min(found['b'].times) >= 4.0 > sorted(found['a'].times)[0]
+    assert found['b'].held == len(order) == found['a'].held + 1
 
 
 def test_a_row_tells_frames_a_second() -> None:
-    assert Row(256, 1, 'ours', 20.0, 30.0, 1.5).cells() == ['256', '1', 'ours', '20.0', '30.0', '50.0', '1.50']
+    cells = Row(256, 1, 'ours', 20.0, 30.0, 1.5, 7).cells()
+    assert cells == ['256', '1', 'ours', '20.0', '30.0', '50.0', '1.50', '7.0']

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the virtual environment, one step per call; the Makefile decides which steps are due.
-#   tools/setup.sh packages | interfaces | project | engines
+#   tools/setup.sh packages | interfaces | project | engines | browser
 # VENV: folder of the environment (default .venv).  PYTHON: interpreter to make it with (default: one that fits).
 set -euo pipefail
 
@@ -76,6 +76,13 @@ install_engines() {
     || fail 'pip could not install requirements/engines.txt: its message is above'
 }
 
+install_browser() {
+  say 'installing what drives a browser'
+  "$venv/bin/python" -m pip --disable-pip-version-check --quiet install \
+    -c requirements/constraints.txt -r requirements/browser.txt \
+    || fail 'pip could not install requirements/browser.txt: its message is above'
+}
+
 # A message that no longer exists must not stay importable, so what the last build installed goes first.
 remove_old_interfaces() {
   [ -f "$manifest" ] || return 0
@@ -133,5 +140,6 @@ case "${1:-}" in
   interfaces) build_interfaces ;;
   project) install_project ;;
   engines) install_engines ;;
-  *) fail "unknown step '${1:-}': one of packages, interfaces, project, engines" ;;
+  browser) install_browser ;;
+  *) fail "unknown step '${1:-}': one of packages, interfaces, project, engines, browser" ;;
 esac

@@ -15,6 +15,7 @@ from robust_pvos_ros.export.engine import cached_engine, make_key
 from robust_pvos_ros.export.onnx_file import cache_folder, encoder_digest, export_onnx
 from robust_pvos_ros.tracking.adapters import load_adapter
 from robust_pvos_ros.tracking.checkpoints import build_sam
+from robust_pvos_ros.tracking.compiled import compile_model
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput
 from robust_pvos_ros.tracking.encoder_onnx import OnnxEncoder
 from robust_pvos_ros.tracking.encoder_tensorrt import TensorRTEncoder
@@ -86,7 +87,8 @@ class GuardedEncoder:
 def equip_with_encoder(
     model: Sam2Model, config: ModelConfig, note: Note = lambda text: None, folder: Path | None = None
 ) -> Choice:
-    """Give ``model``, which ``load_model`` made from ``config``, the encoder that ``config.encoder`` names.
+    """Give ``model``, which ``load_model`` made from ``config``, the encoder that ``config.encoder`` names, and compile
+    it where ``config.compile`` asks for that.
 
     ``auto`` takes TensorRT on a GPU where it is installed and builds an engine, ONNX Runtime on a CPU that does not
     multiply bfloat16, and torch otherwise and where these fail.
@@ -95,12 +97,19 @@ def equip_with_encoder(
         note: told what is being done, for a log; folder: for exported files (default: :func:`cache_folder`).
 
     Raises:
-        ModelError: if ``config.encoder`` is unknown, or is not ``auto`` and cannot run here.
+        ModelError: if ``config.encoder`` is unknown, or is not ``auto`` and cannot run here, or if the model cannot be
+            compiled.
         ExportError: if it is not ``auto`` and cannot be exported or built.
     """
+    choice = _equip(model, config, note, folder or cache_folder())
+    if config.compile:
+        compile_model(model)
+    return choice
+
+
+def _equip(model: Sam2Model, config: ModelConfig, note: Note, folder: Path) -> Choice:
     if config.encoder not in ENCODERS:
         raise ModelError(f'encoder must be one of {", ".join(ENCODERS)}, got {config.encoder!r}')
-    folder = folder or cache_folder()
     name, reason = (config.encoder, 'as asked for') if config.encoder != 'auto' else _best(model)
     if name == 'torch':
         return Choice(name, reason)

@@ -12,7 +12,7 @@ MoGA's gates are equal for all tokens of an object, so its components are merged
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,9 @@ SCORE_BYTES = 1 << 20
 """Size of the block of attention scores that stays in a core's cache between the products before and after it."""
 
 _SUBNORMAL = torch.tensor(1e-40)
+Step = Callable[..., tuple[Tensor, ...]]
+"""Part of the network as a function of tensors that all objects share, of tensors with a row for each object, and of
+constants; gives tensors with a row for each object."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class CachedMemoryAttention:
 
     def __init__(self, sam: SAM2Base, adapter: MogaAdapter | None, dtype: torch.dtype = torch.float32) -> None:
         self._sam = sam
+        self.compiled: Step | None = None
         self.gates = None if adapter is None else GateBank(adapter)
         self._layers = list(sam.memory_attention.layers)
         for layer in self._layers:
@@ -230,13 +234,32 @@ class CachedMemoryAttention:
             begun: ``x`` has gone through the first self-attention.
         """
         keys, values = self._gather(memory, rows)
-        gates = None if memory.gates is None else memory.gates[rows]
+        gates = () if memory.gates is None else (memory.gates[rows],)
+        step = self.compiled or self.layers_step
+        [fused] = step((x,), (*keys, *values, *gates), begun)
+        return fused
+
+    def layers_step(self, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], begun: bool) -> tuple[Tensor, ...]:
+        """All layers for b objects whose keys and values are gathered.
+
+        Args:
+            shared: tokens (1, hw, C).
+            rows: keys (b, N, C) of each layer, values (b, N, V) of each layer, and gates (b, L, R) where there are any.
+            begun: the tokens have gone through the first self-attention.
+
+        Returns:
+            conditioned tokens (b, hw, C).
+        """
+        [x] = shared
+        count = len(self._layers)
+        keys, values = rows[:count], rows[count : 2 * count]
+        gates = rows[2 * count] if len(rows) > 2 * count else None
         for index, layer in enumerate(self._layers):
             if index or not begun:
                 x = x + self._self_attend(index, x, gates)
             x = x + self._attend(index, layer.norm2(x), keys[index], values[index], gates)
             x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
-        return self._sam.memory_attention.norm(x)
+        return (self._sam.memory_attention.norm(x),)
 
     def __call__(self, tokens: Tensor, memory: MemoryBatch) -> Tensor:
         """Condition the current frame on each object's memory: ``MemoryAttention.forward``, batch first.

@@ -19,7 +19,7 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor
 
 from robust_pvos_ros.tracking.adapters import MogaAdapter, load_adapter
-from robust_pvos_ros.tracking.attention import CachedMemoryAttention
+from robust_pvos_ros.tracking.attention import CachedMemoryAttention, Step
 from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
 from robust_pvos_ros.tracking.layout import lay_out
@@ -74,6 +74,7 @@ class Sam2Model:
         self.device = sam.device
         self.image_size: int = sam.image_size
         self.encoder: Encoder = TorchEncoder(sam)
+        self.compiled: dict[str, Step] = {}
         self.attention = CachedMemoryAttention(sam, adapter, getattr(torch, precision))
         with torch.inference_mode():
             nowhere = torch.zeros(1, 1, 2, device=self.device), -torch.ones(1, 1, dtype=torch.int32, device=self.device)
@@ -123,6 +124,7 @@ class Sam2Model:
         with self._encoding:
             self.attention = CachedMemoryAttention(self.sam, self.adapter, torch.bfloat16)
             self.precision = 'bfloat16'
+            self.compiled = {}
             lay_out(self.sam, self.precision)
         return True
 
@@ -184,24 +186,29 @@ class Sam2Model:
             frame: of the current image.
             fused: (B, C, S / 16, S / 16) from :meth:`condition`.
         """
-        sam, batch = self.sam, len(fused)
-        multimask = sam._use_multimask(False, None)
+        step = self.compiled.get('track', self.track_step)
         with self._autocast():
-            logits, ious, tokens, score = sam.sam_mask_decoder(
-                image_embeddings=fused,
-                image_pe=self._image_position,
-                sparse_prompt_embeddings=self._no_points.expand(batch, -1, -1),
-                dense_prompt_embeddings=self._no_mask,
-                multimask_output=multimask,
-                repeat_image=False,
-                high_res_features=[frame.stride4, frame.stride8],
-            )
-            rows, best = torch.arange(batch, device=self.device), ious.argmax(-1)
-            visible = score > 0
-            logits = torch.where(visible[:, None, None], logits[rows, best][:, None].float(), NO_OBJ_SCORE)
-            pointer = sam.obj_ptr_proj(tokens[rows, best if tokens.shape[1] > 1 else 0])
-            pointer = torch.where(visible, pointer, sam.no_obj_ptr)
-        return Decoded(logits, score.float(), ious[rows, best].float(), pointer.float())
+            return Decoded(*step((frame.stride4, frame.stride8), (fused,)))
+
+    def track_step(self, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The fields of ``Decoded`` from the frame's finer maps and from ``fused`` of :meth:`track`."""
+        [fused] = rows
+        sam, batch = self.sam, len(fused)
+        logits, ious, tokens, score = sam.sam_mask_decoder(
+            image_embeddings=fused,
+            image_pe=self._image_position,
+            sparse_prompt_embeddings=self._no_points.expand(batch, -1, -1),
+            dense_prompt_embeddings=self._no_mask,
+            multimask_output=sam._use_multimask(False, None),
+            repeat_image=False,
+            high_res_features=list(shared),
+        )
+        every, best = torch.arange(batch, device=fused.device), ious.argmax(-1)
+        visible = score > 0
+        logits = torch.where(visible[:, None, None], logits[every, best][:, None].float(), NO_OBJ_SCORE)
+        pointer = sam.obj_ptr_proj(tokens[every, best if tokens.shape[1] > 1 else 0])
+        pointer = torch.where(visible, pointer, sam.no_obj_ptr)
+        return logits, score.float(), ious[every, best].float(), pointer.float()
 
     @torch.inference_mode()
     def decode_mask(self, frame: EncoderOutput, mask: Tensor) -> Decoded:
@@ -230,21 +237,26 @@ class Sam2Model:
             frame_index: of the current image.
             prompted: the masks come from prompts and are binarised where the model asks for it.
         """
-        sam = self.sam
-        high_res = F.interpolate(decoded.logits, size=(self.image_size, self.image_size), mode='bilinear')
+        step = self.compiled.get('remember', self.remember_step)
         with self._autocast():
-            memory, _ = sam._encode_new_memory(
-                current_vision_feats=[frame.stride16.flatten(2).permute(2, 0, 1)],
-                feat_sizes=[tuple(frame.stride16.shape[-2:])],
-                pred_masks_high_res=high_res,
-                object_score_logits=decoded.score,
-                is_mask_from_pts=prompted,
-            )
-            memory = memory.flatten(2).transpose(1, 2).to(self.memory_dtype).float()
-            keys, values = self.attention.project(memory)
+            keys, values = step((frame.stride16,), (decoded.logits, decoded.score), prompted)
         # copies, since a view would keep the whole batch alive as long as any one object remembers it
         rows = (tuple(x[row].clone() for x in (keys, values, decoded.pointer)) for row in range(len(keys)))
         return [MemoryFrame(frame_index, *parts) for parts in rows]
+
+    def remember_step(
+        self, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], prompted: bool
+    ) -> tuple[Tensor, ...]:
+        """Keys and values of :meth:`remember` from the frame's stride-16 map and from mask logits and scores."""
+        [stride16], [logits, score] = shared, rows
+        memory, _ = self.sam._encode_new_memory(
+            current_vision_feats=[stride16.flatten(2).permute(2, 0, 1)],
+            feat_sizes=[tuple(stride16.shape[-2:])],
+            pred_masks_high_res=F.interpolate(logits, size=(self.image_size, self.image_size), mode='bilinear'),
+            object_score_logits=score,
+            is_mask_from_pts=prompted,
+        )
+        return self.attention.project(memory.flatten(2).transpose(1, 2).to(self.memory_dtype).float())
 
     def absent_logits(self) -> Tensor:
         """float32 (1, 1, S / 4, S / 4) logits of an object that was never seen."""
