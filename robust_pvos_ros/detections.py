@@ -59,7 +59,8 @@ class HeldDetections:
             newest: stamp of the newest processed frame, nanoseconds; None before the first.
         """
         moment = self._clock()
-        taken, waiting = [], []
+        taken: list[_Held] = []
+        waiting: list[_Held] = []
         for one in self._held:
             waits = (newest is None or one.stamp > newest) and moment < one.deadline
             (waiting if waits else taken).append(one)

@@ -275,14 +275,18 @@ class Worker:
                 if early > 0:  # a newer frame may still come
                     self._condition.wait(early)
                     continue
-                frames = self._take()
-                self._preparing = [queue for queue, _ in frames]
-            start = time.monotonic()
-            ready = self._prepared(frames)
-            self._preparing_takes.note(time.monotonic() - start)
-            with self._condition:
-                self._ready, self._preparing = ready, ()
-                self._condition.notify_all()
+                chosen = self._take()
+                self._preparing = [queue for queue, _ in chosen]
+            self._prepare_ahead(chosen)
+            del chosen  # while it waits for the next frame, the thread must keep no queue and so no model alive
+
+    def _prepare_ahead(self, frames: Waiting) -> None:
+        start = time.monotonic()
+        ready = self._prepared(frames)
+        self._preparing_takes.note(time.monotonic() - start)
+        with self._condition:
+            self._ready, self._preparing = ready, ()
+            self._condition.notify_all()
 
     def _earliness(self) -> float:
         """Seconds until the next frame must be begun to be ready when the one that is handled is done."""

@@ -257,7 +257,7 @@ def test_masks_of_other_objects_count_for_a_late_prompt(model: Sam2Model, monkey
     tracker.apply([PROMPTS['point']], 300)
     assert {index: len(beside) for index, beside in beside_of.items()} == {3: 1, 4: 1, 5: 1}
     row = tracker._table[2]
-    following = StreamFrame(700, 6, *CLIP[6].shape[:2], model.encode(CLIP[6]))
+    following = StreamFrame(700, 6, CLIP[6].shape[0], CLIP[6].shape[1], model.encode(CLIP[6]))
     [own] = real(following, [row], tracker.config)
     for score, waits in ((1.0, True), (-1.0, False)):
         other = own.decoded._replace(score=own.decoded.score + score)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import rclpy
 from hypothesis import HealthCheck, given, settings
@@ -41,7 +43,7 @@ class Configurable(Node):
     def set_parameters_atomically(self, parameter_list):
         return self.parameters.set_atomically(parameter_list, super().set_parameters_atomically)
 
-    def ask(self, kind: type, **fields):
+    def ask(self, kind: Any, **fields):
         """The reply to a request, as the executor would get it."""
         [service] = [service for service in self.services if service.srv_type is kind]
         return service.callback(kind.Request(**fields), kind.Response())

@@ -42,7 +42,7 @@ def test_a_car_that_is_hidden_for_two_seconds_is_found_again_under_its_id() -> N
     for index, moment in enumerate(moments()):
         rgb, labels = scene.frame(float(moment))
         truth = labels == RED_CAR
-        hidden += np.count_nonzero(truth) < 10
+        hidden += int(np.count_nonzero(truth) < 10)
         prompts = [Prompt(mask=truth, label='red car')] if index == 0 else ()
         result = tracker.step(rgb, index * 10**9 // RATE, prompts)
         assert [(tracked.object_id, tracked.label) for tracked in result.objects] == [(1, 'red car')]
