@@ -7,7 +7,7 @@ package_name = 'robust_pvos_ros'
 setup(
     name=package_name,
     version='0.1.0',
-    description='Promptable video object segmentation for ROS 2, robust to weather and sensor faults.',
+    description='Promptable video object segmentation for ROS 2, with SAM 2 and MoGA adapters.',
     maintainer='robust_pvos_ros maintainers',
     maintainer_email='maintainers@robust-pvos.example',
     license='Apache-2.0',

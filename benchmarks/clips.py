@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=320, help='pixels')
     parser.add_argument('--seed', type=int, default=VALIDATION_SEED, help='of the clips (default: held-out ones)')
     options = parser.parse_args()
-    clips = render_clips(options.clips, options.frames, options.size, options.seed, validation_bank())
+    clips = render_clips(options.clips, options.frames, options.size, options.seed, validation_bank(), livery=0.5)
     truth = clips.ids.numpy().astype(int)
     shown, titles = np.zeros_like(truth), [f'clip {i}' for i in range(options.clips)]
     if options.weights is not None:

@@ -1,6 +1,7 @@
 """Names, types and meaning of everything the segmentation node reads, publishes and serves.  No ROS.
 
-The node takes its names from here and the README its tables.  ``NAME`` stands for a camera, ``ID`` for an object.
+The node takes its names from here and ``docs/interface.md`` its tables.  ``NAME`` stands for a camera, ``ID`` for an
+object.
 """
 
 from __future__ import annotations

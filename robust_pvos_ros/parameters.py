@@ -41,7 +41,7 @@ class NodeConfig:
             ``false``, or ``auto``: on a GPU where the encoder takes batches.  Encoders of a fixed size (onnx, tensorrt)
             take one image at a time.
         encode_ahead: encode the next frame while objects are tracked into this one: ``true``, ``false``, or ``auto``:
-            on a CPU with as many free cores as ``threads`` takes.
+            on a CPU where ``threads`` is at most half of the cores (with ``threads`` 0: on two cores).
         overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
             (live, best effort); ``every`` processes all in order (replay, reliable).
         queue_depth: frames that may wait under ``every``; a player must keep fewer unacknowledged.

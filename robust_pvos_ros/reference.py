@@ -1,6 +1,6 @@
-"""The reference tables of the README, made from the code.
+"""The reference tables of ``docs/interface.md``, made from the code.
 
-``python -m robust_pvos_ros.reference --write README.md`` brings them up to date.
+``python -m robust_pvos_ros.reference --write docs/interface.md`` brings them up to date.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parameter_table() -> str:
 
 
 def reference() -> str:
-    """The README's tables of parameters, topics and services."""
+    """The tables of parameters, topics and services."""
     tables = {
         'Parameters': parameter_table(),
         'Topics': markdown_table(
@@ -55,14 +55,14 @@ def main() -> None:
     """Print the reference tables, or put them into a document."""
     parser = argparse.ArgumentParser(description='Reference tables of the segmentation node.')
     parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
-    parser.add_argument('--write', type=Path, metavar='README', help='put the tables between the marks of a document')
+    parser.add_argument('--write', type=Path, metavar='DOCUMENT', help='put the tables between the marks of a document')
     args = parser.parse_args()
     if args.write:
         args.write.write_text(with_reference(args.write.read_text(encoding='utf-8')), encoding='utf-8')
     elif args.markdown:
         print(reference())
     else:
-        parser.error('give --markdown or --write README')
+        parser.error('give --markdown or --write DOCUMENT')
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ from robust_pvos_ros.parameters import (
 from robust_pvos_ros.tracking import checkpoints, types
 from robust_pvos_ros.tracking.types import ModelConfig, TrackerConfig
 
-README = Path(__file__).resolve().parent.parent / 'README.md'
+DOCUMENT = Path(__file__).resolve().parent.parent / 'docs' / 'interface.md'
 
 
 class World:
@@ -253,10 +253,10 @@ def test_an_unknown_parameter_is_reported_with_the_nearest_name(world, capfd):
     assert 'max_object is unknown and ignored; did you mean max_objects?' in capfd.readouterr().err
 
 
-def test_the_readme_shows_the_tables_of_the_code():
-    text = README.read_text(encoding='utf-8')
+def test_the_document_shows_the_tables_of_the_code():
+    text = DOCUMENT.read_text(encoding='utf-8')
     assert text == reference.with_reference(text), (
-        'the tables of README.md are not those of the code: run python -m robust_pvos_ros.reference --write README.md'
+        'docs/interface.md is not as the code: run python -m robust_pvos_ros.reference --write docs/interface.md'
     )
 
 

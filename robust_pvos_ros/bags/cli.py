@@ -339,7 +339,7 @@ COMMANDS = (
     Command('record', 'record the topics of a segmentation node', add_record, run_record),
     Command('play', 'play a bag to the running system', add_play, run_play),
     Command('import', 'make bags from a dataset in DAVIS layout or from a video', add_import, run_import),
-    Command('run', 'run the tracker over a bag: every frame once, in order, by no clock', add_run, run_run),
+    Command('run', 'run the tracker over a bag: every frame once, in order, at its own pace', add_run, run_run),
     Command('export', 'masks of a bag as PNGs or as a video', add_export, run_export),
     Command('recover', 'rewrite a bag whose end is missing', add_recover, run_recover),
     Command('score', 'score runs against the truth, side by side', add_score, run_score),

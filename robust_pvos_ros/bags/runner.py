@@ -1,4 +1,4 @@
-"""A bag through the tracker: every frame once, in order, by no clock; masks, objects and prompts into another bag."""
+"""A bag through the tracker: every frame once, in order, at its own pace; what comes of it into another bag."""
 
 from __future__ import annotations
 
