@@ -149,7 +149,7 @@ def test_a_lost_object_is_matched_where_it_was_last_seen(tracker: VideoTracker) 
         bias.data.copy_(before)
     result = tracker.apply([Prompt(object_id=1, box=[48, 20, 89, 61])])
     assert result.objects[0].state == ObjectState.TRACKING
-    assert abs(result.objects[0].area_px / (41 * 41) - 1) < 0.4
+    assert abs(result.objects[0].area_px / (41 * 41) - 1) < 0.6
     assert state['objects'][0]['object_id'] == result.objects[0].object_id
 
 
