@@ -1,12 +1,14 @@
 """Adapters and their rivals under one recipe: learning-rate sweep, methods and the paper's ablations, over seeds.
 
-    python -m benchmarks.ablations {sweep,methods,conditioning,rank,temperature,length} --run runs/ablations \
-        [--steps 400] [--seeds 0 1 2] [--workers 2] [--clips 16] [--out docs/robustness]
+    python -m benchmarks.ablations {sweep,methods,conditioning,gates,rank,temperature,length} --run runs/ablations \
+        [--steps 400] [--seeds 0 1 2] [--workers 2] [--clips 16] [--out docs/robustness] [--train-only] [key=value ...]
 
 Every variant is ``training/configs/moga_compact.yaml`` on smaller clips with a few other settings, on the same clips in
 the same order for the same steps.  Trainings go on where they were stopped; then all are scored on the same held-out
 rendered clips, clean and with each corruption at severity 3, by ``benchmarks.robustness``.  ``sweep`` scores learning
 rates of every method with seed 100 alone; the other tables take the best of each method from ``sweep.csv``.
+``key=value`` changes the recipe of all trainings of a folder, such as ``device=cuda stages.0.clips=8``; with
+``--train-only`` their files may be carried to another machine and scored there with the same command without it.
 """
 
 from __future__ import annotations
@@ -37,22 +39,26 @@ METHODS: dict[str, tuple[str, ...]] = {
     'lora': (f'{GATED}conditioning=none',),
     'frame-wise': (f'{GATED}conditioning=frame',),
     'fine-tuned': ('adaptation.trains=model',),
+    'trained on': ('adaptation.trains=model', 'muon=2.0', 'losses.attention=0.1', 'losses.correspondence=0.1'),
 }
+"""``fine-tuned`` lets AdamW move all weights, ``trained on`` goes on as the base was trained."""
 ABLATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     'conditioning': {
         'none': (f'{GATED}conditioning=none',),
         'memory': (f'{GATED}conditioning=memory',),
         'memory + object': (),
     },
+    'gates': {'as initialised': ('adaptation.gate_spread=0.0',), 'calibrated': ()},
     'rank': {str(rank): (f'{GATED}rank={rank}',) if rank != 128 else () for rank in (32, 64, 128, 256, 512)},
     'temperature': {str(tau): (f'{GATED}temperature={tau}', 'stages.0.anneal=false') for tau in (0.1, 0.3, 0.5, 0.7)},
     'length': {str(frames): (f'stages.0.frames={frames}',) if frames != 4 else () for frames in (2, 4, 8)},
 }
 RATES = {
-    'moga': (2e-4, 5e-4, 1e-3, 2e-3),
-    'lora': (2e-4, 5e-4, 1e-3, 2e-3),
-    'frame-wise': (2e-4, 5e-4, 1e-3, 2e-3),
-    'fine-tuned': (1e-5, 3e-5, 1e-4, 3e-4),
+    'moga': (5e-4, 1e-3, 2e-3, 4e-3),
+    'lora': (5e-4, 1e-3, 2e-3, 4e-3),
+    'frame-wise': (5e-4, 1e-3, 2e-3, 4e-3),
+    'fine-tuned': (3e-5, 1e-4, 3e-4, 1e-3),
+    'trained on': (3e-5, 1e-4, 3e-4, 1e-3),
 }
 
 
@@ -74,13 +80,13 @@ class Variant:
     def key(self) -> str:
         """Name of the training's folder and of its scores; equal trainings of several tables share it."""
         settings = [override.rpartition('.')[2].replace('=', '_') for override in self.overrides]
-        return '-'.join([self.method, *settings, f'{self.rate:g}', str(self.seed)])
+        return '-'.join([self.method.replace(' ', '_'), *settings, f'{self.rate:g}', str(self.seed)])
 
-    def command(self, run: Path, steps: int) -> list[str]:
+    def command(self, run: Path, steps: int, changes: Sequence[str] = ()) -> list[str]:
         """The training, as a command line."""
         settings = [f'stages.0.steps={steps}', f'stages.0.lr={self.rate}', f'seed={self.seed}', 'device=cpu']
         command = [sys.executable, '-m', 'training.train', '--config', str(RECIPE), '--run', str(run / self.key)]
-        return [*command, *settings, *SCALE, *self.overrides]
+        return [*command, *settings, *SCALE, *changes, *self.overrides]
 
     def file(self, run: Path) -> Path:
         """What the training leaves."""
@@ -92,13 +98,13 @@ class Variant:
         return f'{self.key}={own}{self.file(run)}'
 
 
-def train(variant: Variant, run: Path, steps: int) -> None:
+def train(variant: Variant, run: Path, steps: int, changes: Sequence[str]) -> None:
     """Train to the end and export, unless that is done."""
     if variant.file(run).is_file():
         return
     run.mkdir(parents=True, exist_ok=True)
     with (run / f'{variant.key}.log').open('a') as log:
-        subprocess.run(variant.command(run, steps), cwd=REPOSITORY, stderr=log, stdout=log, check=True)
+        subprocess.run(variant.command(run, steps, changes), cwd=REPOSITORY, stderr=log, stdout=log, check=True)
     write = export if 'adaptation.trains=model' in variant.overrides else export_adapter
     write(run / variant.key / 'last.pt', variant.file(run))
 
@@ -197,6 +203,8 @@ def main() -> None:
     parser.add_argument('--clips', type=int, default=16)
     parser.add_argument('--prompt', choices=('mask', 'point', 'box'), default='mask')
     parser.add_argument('--out', type=Path, required=True, help='folder of the tables, and of sweep.csv')
+    parser.add_argument('--train-only', action='store_true', help='train and export, score nothing')
+    parser.add_argument('changes', nargs='*', metavar='key=value', help='of the recipe, for all trainings')
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rates = {} if options.table == 'sweep' else best_rates(options.out / 'sweep.csv')
@@ -204,8 +212,10 @@ def main() -> None:
     run = options.run.resolve()
     methods = {'base': 'base', **{variant.key: variant.option(run) for variant in variants}}
     with ThreadPoolExecutor(options.workers) as pool:
-        for trained in [pool.submit(train, variant, run, options.steps) for variant in variants]:
+        for trained in [pool.submit(train, variant, run, options.steps, options.changes) for variant in variants]:
             trained.result()
+        if options.train_only:
+            return
         found = [pool.submit(score, key, m, run, options.clips, options.prompt) for key, m in methods.items()]
         scores = [row for rows in found for row in rows.result()]
     write(summary(variants, scores), options.out / options.table)

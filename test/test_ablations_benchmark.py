@@ -11,7 +11,7 @@ from benchmarks import ablations
 from benchmarks.robustness import CLEAN, Case, Score
 from training.config import load_config
 
-RATES = {'moga': 5e-4, 'lora': 1e-3, 'frame-wise': 5e-4, 'fine-tuned': 3e-5}
+RATES = {'moga': 5e-4, 'lora': 1e-3, 'frame-wise': 5e-4, 'fine-tuned': 3e-5, 'trained on': 1e-4}
 
 
 @pytest.mark.parametrize('table', ['sweep', 'methods', *ablations.ABLATIONS])
@@ -33,6 +33,7 @@ def test_tables_share_equal_trainings() -> None:
     shared = {table: [variant.key in methods for variant in variants] for table, variants in tables.items()}
     assert shared == {
         'conditioning': [True, False, True],
+        'gates': [False, True],
         'rank': [False, False, True, False, False],
         'temperature': [False] * 4,
         'length': [False, True, False],

@@ -12,7 +12,7 @@ from robust_pvos_ros.procedural.textures import make_bank
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.adapters import MogaConfig, layer_norm_parameters, load_adapter
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
-from training.adaptation import Adaptation, corrupt_clips
+from training.adaptation import Adaptation, corrupt_clips, watched_gates
 from training.config import Stage, TrainConfig, load_config
 from training.export_adapter import export_adapter
 from training.losses import LossWeights
@@ -126,3 +126,27 @@ def test_shipped_configurations_load() -> None:
         load_config(folder / 'moga_compact.yaml', ['stages.0.calibrate=true'])
     with pytest.raises(ValueError, match=r"adaptation.trains must be 'model' or 'adapter'"):
         load_config(overrides=['adaptation.trains=gates'])
+
+
+def test_calibrated_gates_differ_between_objects_from_the_first_step(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path / 'run', steps=2, gate_spread=2.0)
+    assert trainer.adapter is not None
+    with watched_gates(trainer.adapter) as seen:
+        trainer._loss(trainer._batch())
+    pointers = torch.cat(seen)
+    gates = [layer.gate for layer in trainer.adapter.layers.values() if layer.gate is not None]
+    deaf = [gate(pointers).std(0).mean() for gate in gates]
+    trainer._calibrate_gates(trainer.adapter)
+    for gate, before in zip(gates, deaf, strict=True):
+        logits = gate(pointers)
+        torch.testing.assert_close(logits.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
+        torch.testing.assert_close(logits.std(0), torch.full((8,), 2.0), atol=1e-2, rtol=0)
+        assert before < 0.5
+    trainer.train_step()
+    kept = {name: value for name, value in trainer.average.items() if '.gate.' in name}
+    assert kept and all(torch.allclose(v, trainer.model.state_dict()[n], atol=0.05, rtol=0.05) for n, v in kept.items())
+
+
+def test_a_negative_spread_of_gates_is_refused() -> None:
+    with pytest.raises(ValueError, match='gate_spread must be 0 or more, got -1'):
+        Adaptation(gate_spread=-1.0)

@@ -26,7 +26,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from robust_pvos_ros.procedural.textures import TextureBank, make_bank
 from robust_pvos_ros.procedural.video import Clips
-from training.adaptation import corrupt_clips, equip
+from robust_pvos_ros.tracking.adapters import MogaAdapter
+from training.adaptation import calibrate_gates, corrupt_clips, equip, watched_gates
 from training.config import Stage, TrainConfig, load_config
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
 from training.matching import calibrate_matching
@@ -212,6 +213,17 @@ class Trainer:
                 self.model, self.auxiliary, clips, stage.objects, stage.mix, config.losses, rng, generator
             )
 
+    @torch.no_grad()
+    def _calibrate_gates(self, adapter: MogaAdapter) -> None:
+        """On the clips of the first step of the first process."""
+        with watched_gates(adapter) as seen:
+            self._loss(self._batch())
+        calibrate_gates(adapter, torch.cat(seen), self.config.adaptation.gate_spread)
+        for name, parameter in self.model.named_parameters():
+            if '.gate.' in name:
+                parameter.copy_(self.fabric.broadcast(parameter.detach()))
+                self.average[name].copy_(parameter)
+
     def train_step(self, stop: bool = False) -> tuple[dict[str, float], bool]:
         """One optimiser step; returns the loss and its terms, and whether any process wants to stop."""
         stage, config, began = self.stage, self.config, time.monotonic()
@@ -220,6 +232,8 @@ class Trainer:
             bank = make_bank(config.bank, config.bank_size, config.seed, self.device, config.photographs)
             correlations = calibrate_matching(self.model, bank, config.seed)
             log.info('memory attention calibrated, canonical correlations %s', np.round(correlations, 3))
+        if self.adapter is not None and self.progress.step == 0 and config.adaptation.gate_spread > 0:
+            self._calibrate_gates(self.adapter)
         [rate] = average_gradients(self.fabric, (), self.learning_rate())  # clocks differ between processes
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
