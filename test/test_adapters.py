@@ -15,6 +15,7 @@ from robust_pvos_ros.tracking.adapters import (
     GateBank,
     MogaAdapter,
     MogaConfig,
+    base_digest,
     gumbel_sigmoid,
     inject,
     layer_norm_parameters,
@@ -355,3 +356,15 @@ def test_a_second_adapter_is_refused() -> None:
     inject(sam, MogaConfig())
     with pytest.raises(ModelError, match='already'):
         inject(sam, MogaConfig())
+
+
+def test_the_sign_of_a_zero_does_not_make_other_weights() -> None:
+    sam = make_sam()
+    weight = sam.memory_attention.layers[0].linear1.weight
+    with torch.no_grad():
+        weight[0, :2] = torch.tensor([0.0, 1.0])
+        known = base_digest(sam)
+        weight[0, 0] = -0.0
+        assert base_digest(sam) == known
+        weight[0, 1] = -1.0
+        assert base_digest(sam) != known

@@ -264,7 +264,8 @@ def base_digest(sam: nn.Module) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
+        values = weights[name].detach().float().cpu() + 0.0  # -0, whose sign an average loses, counts as 0
+        digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
