@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +19,26 @@ from robust_pvos_ros.tracking.tracker import VideoTracker
 
 SMALL = 128  # pixels that the network sees: the model is loaded on every round
 SETTLED = 3  # rounds after which caches and pools are full
+LOOKS, BETWEEN_LOOKS = 4, 0.05  # seconds; a file counts if it is open in every look
 GROWTH_MB = 40.0  # of the allocator; a leaked model alone would take 25 MB a round
+
+
+def open_now() -> set[tuple[Path, Path]]:
+    """Number and target of each open file, without the one that lists them."""
+    found = set()
+    for file in list(Path('/proc/self/fd').iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.add((file, file.readlink()))
+    return found
+
+
+def open_files() -> int:
+    """How many files stay open: the node's reports open /proc/self/statm for a moment, on a thread of their own."""
+    found = open_now()
+    for _ in range(LOOKS - 1):
+        time.sleep(BETWEEN_LOOKS)
+        found &= open_now()
+    return len(found)
 
 
 def held(harness: Harness) -> dict[str, int]:
@@ -31,7 +52,7 @@ def held(harness: Harness) -> dict[str, int]:
         'services': len(list(node.services)),
         'timers': len(list(node.timers)),
         'threads': threading.active_count(),
-        'files': len(list(Path('/proc/self/fd').iterdir())),
+        'files': open_files(),
         'models': alive[Sam2Model],
         'trackers': alive[VideoTracker],
     }
