@@ -236,8 +236,9 @@ class Worker:
                 return
             frames, self._ready = self._ready, []
             waiting = [] if frames or self._ahead else self._take()
-            self._begun = time.monotonic()
-            self._condition.notify_all()
+            if frames:
+                self._begun = time.monotonic()
+                self._condition.notify_all()
         if waiting:
             frames = self._prepared(waiting)
         for queue, item in frames:
@@ -245,9 +246,11 @@ class Worker:
                 queue.handle(item)
             except Exception as error:
                 self._on_error(error)
-        if frames:
-            self._handling_takes.note(time.monotonic() - self._begun)
-        self._begun = 0.0
+        with self._condition:
+            if self._begun:
+                self._handling_takes.note(time.monotonic() - self._begun)
+                self._begun = 0.0
+                self._condition.notify_all()  # what waits for the right moment to prepare need not any longer
 
     def _take(self) -> Waiting:
         """The frames whose turn it is; their cameras go to the end of the line."""

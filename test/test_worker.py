@@ -291,6 +291,58 @@ def test_a_frame_is_prepared_just_in_time(worker):
     assert len(waits) >= 2 and sorted(waits)[len(waits) // 2] < 0.05
 
 
+def test_a_frame_that_waits_for_its_moment_is_prepared_once_nothing_is_handled(worker):
+    """After a frame that took long, one that is done at once: what was to be begun late begins then."""
+    usual = 2.0  # seconds; the next frame waits as long, should nobody wake the thread that prepares
+    prepared, waits, go_on = {}, threading.Event(), threading.Event()
+
+    def step(frames):
+        prepared[frames[0][1]] = time.monotonic()
+        return frames
+
+    def handle(frame):
+        if frame == 0:
+            time.sleep(usual)
+        elif frame == 1:
+            waits.set()
+            assert go_on.wait(10)
+
+    queue = FrameQueue(5, handle)
+    worker.step, worker.ahead = step, True
+    worker.attach(queue)
+    worker.offer(queue, 0)
+    wait_for(lambda: 0 in prepared)
+    worker.offer(queue, 1)
+    assert waits.wait(10)
+    worker.offer(queue, 2)
+    time.sleep(0.1)
+    assert 2 not in prepared, 'there is time until frame 1 would usually be done'
+    done = time.monotonic()
+    go_on.set()
+    wait_for(lambda: 2 in prepared)
+    assert prepared[2] - done < usual / 4
+
+
+def test_a_command_makes_no_frame_wait(worker):
+    """It is no handling of a frame, so there is nothing that preparing should be timed by."""
+    queue = FrameQueue(5, lambda _: time.sleep(0.5))
+    worker.ahead = True
+    worker.attach(queue)
+    worker.offer(queue, 0)
+    drain(worker, queue)
+    wait_for(lambda: worker._handling_takes.seconds)
+    told, real = [], worker._condition.notify_all
+
+    def notify_all():
+        told.append(worker._begun)
+        real()
+
+    worker._condition.notify_all = notify_all
+    worker.call(lambda: None)
+    worker.call(lambda: None)
+    assert told and not any(told)
+
+
 def test_a_busy_camera_does_not_starve_the_others(worker, done):
     queues = [FrameQueue(100, done.append) for _ in range(3)]
     for queue in queues:
