@@ -6,6 +6,7 @@ A method is a name, ``NAME=ADAPTER.safetensors`` on top of ``--checkpoint``, or 
 its own.  Rows are added to ``scores.csv`` clip by clip; started again with the same folder, a run goes on where it was.
 At the end ``table.md`` and ``plot.png`` are written from all rows, with the paired difference of each method to the
 first and its 95 % interval: a bootstrap over the clips, each with its mean over corruptions, severities and seeds.
+``--workers N`` shares methods and corruptions among N processes, where there are cores for them.
 
 Choices belong on rendered clips (``--held-out N``); real clips only report, and runs on the default ones are logged.
 """
@@ -17,7 +18,10 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +42,8 @@ from training.validate import VALIDATION_SEED
 
 COLUMNS = ('corruption', 'severity', 'seed', 'clip', 'method', 'J', 'F', 'J&F')
 CLEAN = 'clean'
+FindClips = Callable[[], Mapping[str, Iterable[AnnotatedFrame]]]
+"""Name -> frames of every clip."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +107,19 @@ def load_methods(texts: Sequence[str], model: str, checkpoint: str, threads: int
     Raises:
         ModelError: if a file does not fit, or a name is given twice.
     """
-    methods: dict[str, Sam2Model] = {}
-    for text in texts:
-        name, _, file = text.partition('=')
-        if name in methods:
-            raise ModelError(f'method {name!r} is given twice: every method needs a name of its own')
-        own = file.startswith('weights:')
-        weights, adapter = (file.removeprefix('weights:'), '') if own else (checkpoint, file)
-        methods[name] = load_model(ModelConfig(model, weights, adapter=adapter, threads=threads))
-    return methods
+    names = [text.partition('=')[0] for text in texts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f'method {twice!r} is given twice: every method needs a name of its own')
+    return {name: _load_method(text, model, checkpoint, threads) for name, text in zip(names, texts, strict=True)}
+
+
+@lru_cache(maxsize=64)
+def _load_method(text: str, model: str, checkpoint: str, threads: int) -> Sam2Model:
+    _, _, file = text.partition('=')
+    own = file.startswith('weights:')
+    weights, adapter = (file.removeprefix('weights:'), '') if own else (checkpoint, file)
+    return load_model(ModelConfig(model, weights, adapter=adapter, threads=threads))
 
 
 def interval(differences: np.ndarray, rounds: int = 10_000) -> tuple[float, float]:
@@ -238,26 +248,81 @@ def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]
     return {sequence.name: sequence for sequence in find_sequences(options.data, options.sequences)}
 
 
-def run(options: argparse.Namespace, clips: Mapping[str, Iterable[AnnotatedFrame]]) -> list[Score]:
-    """Score on ``clips`` what is missing in ``scores.csv``; returns all rows."""
-    methods = load_methods(options.methods, options.model, options.checkpoint, options.threads)
+def score_case(
+    options: argparse.Namespace, case: Case, name: str, clip: Iterable[AnnotatedFrame], texts: Sequence[str]
+) -> list[Score]:
+    """One clip, corrupted in one way, with several methods on the same frames; none of a clip without objects."""
+    config = TrackerConfig(max_objects=255)
+    models = load_methods(texts, options.model, options.checkpoint, options.threads)
+    segmenters = {m: TrackerSegmenter(VideoTracker(model, config), options.prompt) for m, model in models.items()}
+    found = evaluate_sequence(name, case.frames(name, clip), segmenters, options.scored_frames)
+    means = {method: found[method].mean for method in models if found[method].objects}
+    return [Score(case, name, m, 100 * v.region, 100 * v.contour, 100 * v.mean) for m, v in means.items()]
+
+
+class _Worker:
+    """A process of ``--workers``: it finds the clips once."""
+
+    find_clips: FindClips
+    clips: Mapping[str, Iterable[AnnotatedFrame]] | None = None
+
+    @classmethod
+    def begin(cls, find_clips: FindClips, threads: int) -> None:
+        """Initialise the process."""
+        torch.set_num_threads(threads)
+        cls.find_clips = find_clips
+
+    @classmethod
+    def score(cls, options: argparse.Namespace, case: Case, names: Sequence[str], text: str) -> list[Score]:
+        """One method on several clips, corrupted in one way."""
+        if cls.clips is None:
+            cls.clips = cls.find_clips()
+        return [score for name in names for score in score_case(options, case, name, cls.clips[name], [text])]
+
+
+Task = tuple[Case, list[str], list[str]]
+"""A case, names of clips, and methods, as on the command line."""
+
+
+def missing_tasks(
+    options: argparse.Namespace, names: Iterable[str], done: set[tuple[Case, str, str]]
+) -> list[Task]:
+    """What is to be scored: with workers, a method and a case of all clips at a time; else all methods on a clip."""
+    cases = [Case(CLEAN, 0.0, 0)]
+    cases += [Case(k, s, seed) for seed in options.seeds for k in options.corruptions for s in options.severities]
+    if options.workers > 1:
+        pairs = [(case, text) for case in cases for text in options.methods]
+        tasks = [(c, [n for n in names if (c, n, t.partition('=')[0]) not in done], [t]) for c, t in pairs]
+    else:
+        singles = [(case, name) for case in cases for name in names]
+        tasks = [(c, [n], [t for t in options.methods if (c, n, t.partition('=')[0]) not in done]) for c, n in singles]
+    return [task for task in tasks if task[1] and task[2]]
+
+
+def found_scores(options: argparse.Namespace, tasks: Sequence[Task], find_clips: FindClips) -> Iterator[list[Score]]:
+    """The scores of all tasks, one after the other."""
+    if options.workers > 1:
+        context = get_context('spawn')  # a fork of a process with CUDA or torch's threads cannot use them
+        with ProcessPoolExecutor(options.workers, context, _Worker.begin, (find_clips, options.threads)) as pool:
+            futures = [pool.submit(_Worker.score, options, case, names, text) for case, names, [text] in tasks]
+            yield from (future.result() for future in futures)
+        return
+    clips = find_clips()
+    yield from (score_case(options, case, name, clips[name], texts) for case, [name], texts in tasks)
+
+
+def run(options: argparse.Namespace, find_clips: FindClips) -> list[Score]:
+    """Score on the clips what is missing in ``scores.csv``; returns all rows."""
+    find_clips = lru_cache(maxsize=1)(find_clips) if options.workers <= 1 else find_clips
+    names = list(find_clips())
+    load_methods(options.methods, options.model, options.checkpoint, options.threads)
     check_settings(options)
     file = options.out / 'scores.csv'
     scores = read_scores(file)
-    done = {(score.case, score.clip, score.method) for score in scores}
-    cases = [Case(CLEAN, 0.0, 0)]
-    cases += [Case(k, s, seed) for seed in options.seeds for k in options.corruptions for s in options.severities]
+    tasks = missing_tasks(options, names, {(score.case, score.clip, score.method) for score in scores})
     begun = len(scores)
     try:
-        for case, name in tqdm([(case, name) for case in cases for name in clips], unit='clip', disable=None):
-            missing = [method for method in methods if (case, name, method) not in done]
-            if not missing:
-                continue
-            config = TrackerConfig(max_objects=255)
-            segmenters = {m: TrackerSegmenter(VideoTracker(methods[m], config), options.prompt) for m in missing}
-            found = evaluate_sequence(name, case.frames(name, clips[name]), segmenters, options.scored_frames)
-            means = {method: found[method].mean for method in missing if found[method].objects}
-            fresh = [Score(case, name, m, 100 * v.region, 100 * v.contour, 100 * v.mean) for m, v in means.items()]
+        for fresh in tqdm(found_scores(options, tasks, find_clips), total=len(tasks), unit='task', disable=None):
             append_scores(file, fresh)
             scores += fresh
     finally:
@@ -275,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--frames', type=int, default=24, help='of a rendered clip')
     add_options(parser)
     options = parser.parse_args(argv)
-    return score(options, lambda: clips_of(options))
+    return score(options, partial(clips_of, options))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -289,15 +354,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--prompt', choices=('mask', 'point', 'box'), default='mask')
     parser.add_argument('--scored-frames', choices=('interior', 'after_first'), default='interior')
     parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--workers', type=int, default=1, help='processes')
     parser.add_argument('--out', type=Path, required=True)
 
 
-def score(options: argparse.Namespace, find_clips: Callable[[], Mapping[str, Iterable[AnnotatedFrame]]]) -> int:
+def score(options: argparse.Namespace, find_clips: FindClips) -> int:
     """Score, write and print the table; the exit code, 2 on bad input."""
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     try:
-        scores = run(options, find_clips())
+        scores = run(options, find_clips)
     except (PvosError, CorruptionError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

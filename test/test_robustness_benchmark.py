@@ -73,3 +73,12 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert main([*options, *more]) == 2
         assert said in capsys.readouterr().err
     assert read_scores(tmp_path / 'out' / 'scores.csv') == second
+
+
+def test_processes_give_the_same_scores(tmp_path: Path) -> None:
+    write_davis(tmp_path / 'data', ('bear', 'camel'))
+    options = ['--data', str(tmp_path / 'data'), '--corruptions', 'gaussian_noise', '--methods', 'base', 'same']
+    assert main([*options, '--out', str(tmp_path / 'one')]) == 0
+    assert main([*options, '--out', str(tmp_path / 'two'), '--workers', '2']) == 0
+    one, two = (read_scores(tmp_path / name / 'scores.csv') for name in ('one', 'two'))
+    assert len(one) == 8 and sorted(map(repr, one)) == sorted(map(repr, two))

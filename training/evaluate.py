@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser)
     options = parser.parse_args(argv)
     options.held_out = 0
-    return score(options, lambda: find_clips(options))
+    return score(options, partial(find_clips, options))
 
 
 if __name__ == '__main__':
