@@ -337,6 +337,8 @@ class Trainer:
                 writer.close()
         self.save()
         log.info('done after %d steps, %.0f s', progress.step, progress.seconds)
+        if self.device.type == 'cuda':
+            log.info('most GPU memory at a time: %.2f GB', torch.cuda.max_memory_allocated(self.device) / 1e9)
 
     def _log(self, recent: list[dict[str, float]], writer: SummaryWriter | None) -> None:
         """Means of the last steps, to the log and to TensorBoard."""
