@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder of the tables, and of sweep.csv')
     parser.add_argument('--train-only', action='store_true', help='train and export, score nothing')
     parser.add_argument('changes', nargs='*', metavar='key=value', help='of the recipe, for all trainings')
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # changes may follow options
     options.out.mkdir(parents=True, exist_ok=True)
     rates = {} if options.table == 'sweep' else best_rates(options.out / 'sweep.csv')
     variants = variants_of(options.table, rates, options.seeds)
