@@ -57,7 +57,7 @@ def frame_times(weights: dict[str, Path], image_sizes: Sequence[int], rounds: in
     """Median milliseconds a frame of every size at every image size."""
     found: dict[str, dict[int, float]] = {name: {} for name in weights}
     for pixels in image_sizes:
-        clip, boxes = make_clip(pixels, 40, 1)
+        clip, boxes = make_clip((pixels, pixels), 40, 1)
         configs = {name: ModelConfig(checkpoint=str(p), image_size=pixels, threads=1) for name, p in weights.items()}
         models = {name: load_model(config) for name, config in configs.items()}
         runs: dict[str, Run] = {name: partial(streaming_frames, m, clip, boxes) for name, m in models.items()}

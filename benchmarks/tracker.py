@@ -4,14 +4,17 @@
 
 Both run frame by frame in turns; the figure that counts is the ratio of the medians in one row.  The image encoder is
 included, reading and resizing images is not; the first frames, on which the memory is still filling, are left out.  On
-a GPU the official predictor also runs compiled (``vos_optimized``), and ours with ``--encoders compiled``.  ``--out``
-gets ``tracker.csv`` and a plot.
+a GPU the official predictor also runs compiled (``vos_optimized``), and ours with ``--encoders compiled``.  With
+``--camera 1280 720`` ours also takes images of that size, from the host's memory to masks there.  ``--out`` gets
+``tracker.csv`` and a plot.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +23,11 @@ from unittest import mock
 import numpy as np
 import torch
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from benchmarks.official import build_compiled_predictor, build_predictor
 from benchmarks.provenance import describe_run
-from benchmarks.turns import WARMUP, Run, make_clip, official_frames, side_by_side, streaming_frames
+from benchmarks.turns import WARMUP, Measured, Run, make_clip, official_frames, side_by_side, streaming_frames
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.tracking.adapters import MogaConfig, inject
 from robust_pvos_ros.tracking.checkpoints import (
@@ -34,20 +38,23 @@ from robust_pvos_ros.tracking.checkpoints import (
     shipped_weights,
 )
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
+from robust_pvos_ros.tracking.compiled import GROUPS, warm_up_group
 from robust_pvos_ros.tracking.model import Sam2Model, set_threads
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError
 
-COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official', 'held MB')
+COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official', 'held MB', 'x compiled')
 ENCODERS = {
     'torch': ('torch', False), 'onnx': ('onnx', False), 'tensorrt': ('tensorrt', False), 'compiled': ('torch', True),
     'tensorrt-compiled': ('tensorrt', True),
 }  # fmt: skip
 """Name -> encoder, and whether the rest is compiled."""
+COMPILED = 'official bfloat16, compiled'
+NAN = float('nan')
 
 
 class Row(NamedTuple):
-    """One line of the table; ``ratio`` is to the official predictor in the same precision, ``held`` what a run
-    holds beside the network after the last frame, megabytes."""
+    """One line of the table; ``ratio`` is to the official predictor in the same precision, ``compiled`` to the compiled
+    one, ``held`` what a run holds beside the network after the last frame, megabytes."""
 
     pixels: int
     objects: int
@@ -56,11 +63,13 @@ class Row(NamedTuple):
     slow: float
     ratio: float
     held: float
+    compiled: float = NAN
 
     def cells(self) -> list[str]:
         """As they are printed and written."""
-        numbers = f'{self.median:.1f}', f'{self.slow:.1f}', f'{1e3 / self.median:.1f}', f'{self.ratio:.2f}'
-        return [str(self.pixels), str(self.objects), self.run, *numbers, f'{self.held:.1f}']
+        ratio, compiled = ('' if np.isnan(x) else f'{x:.2f}' for x in (self.ratio, self.compiled))
+        times = f'{self.median:.1f}', f'{self.slow:.1f}', f'{1e3 / self.median:.1f}'
+        return [str(self.pixels), str(self.objects), self.run, *times, ratio, f'{self.held:.1f}', compiled]
 
 
 def load_sam(args: argparse.Namespace, pixels: int) -> SAM2Base:
@@ -69,65 +78,110 @@ def load_sam(args: argparse.Namespace, pixels: int) -> SAM2Base:
     if args.checkpoint:
         return build_sam(args.model, args.checkpoint, pixels if args.model == 'compact' else 0)
     if args.model != 'compact':
-        return build_official(args.model, pixels)
+        sam = build_official(args.model, pixels)
+        # a network that says 'absent' would leave its masks empty, and those take no time to render
+        sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(4.0)
+        return sam
     if shipped_weights().is_file():
         return build_sam(args.model, image_size=pixels)
     return build_compact(CompactConfig(image_size=pixels or CompactConfig().image_size))
 
 
-def build_runs(args: argparse.Namespace, pixels: int, objects: int) -> dict[str, Run]:
-    """The contenders for one image size and number of objects, by row name."""
-    device = resolve_device(args.device)
-    sam = load_sam(args, pixels).to(device)
-    clip, boxes = make_clip(sam.image_size, args.frames, objects)
-    runs: dict[str, Run] = {}
-    file = Path(args.checkpoint) if args.checkpoint else shipped_weights()
-    compact = read_compact(file)[0] if args.model == 'compact' and file.is_file() else None
-    for precision in args.precisions:
-        predictor = build_predictor(args.model, sam, compact)
-        runs[f'official {precision}'] = partial(official_frames, predictor, clip, boxes, precision)
-        if device.type == 'cuda' and precision == 'bfloat16' and args.model != 'compact':
-            compiled = build_compiled_predictor(args.model, sam)
-            runs['official bfloat16, compiled'] = partial(official_frames, compiled, clip, boxes, precision)
-        for encoder in args.encoders:
-            name = f'ours {precision}' + ('' if encoder == 'torch' else f', {encoder}')
-            for adapted in (False, True):
-                model = _streaming(args, pixels, precision, encoder, adapted)
+class Contenders:
+    """What is measured at one image size, by row name; each is built, and compiled, once for all numbers of objects.
+
+    Args:
+        args: of the command line; pixels: S.
+    """
+
+    def __init__(self, args: argparse.Namespace, pixels: int) -> None:
+        self.official: dict[str, tuple[SAM2VideoPredictor, str]] = {}
+        self.ours: dict[str, Sam2Model] = {}
+        self._args, self._pixels = args, pixels
+        self._device = resolve_device(args.device)
+        sam = load_sam(args, pixels).to(self._device)
+        self.size = sam.image_size
+        file = Path(args.checkpoint) if args.checkpoint else shipped_weights()
+        compact = read_compact(file)[0] if args.model == 'compact' and file.is_file() else None
+        for precision in args.precisions:
+            if (name := f'official {precision}') not in args.skip:
+                self.official[name] = build_predictor(args.model, sam, compact), precision
+            compiles = self._device.type == 'cuda' and precision == 'bfloat16' and args.model != 'compact'
+            if compiles and COMPILED not in args.skip:
+                self.official[COMPILED] = build_compiled_predictor(args.model, sam), precision
+            for encoder in args.encoders:
+                self._add_ours(precision, encoder)
+
+    def _add_ours(self, precision: str, encoder: str) -> None:
+        plain = f'ours {precision}' + ('' if encoder == 'torch' else f', {encoder}')
+        for name in (plain, f'{plain} + MoGA'):
+            if name not in self._args.skip:
+                model = self._streaming(precision, encoder, name != plain, self.ours.get(plain))
                 if model is not None:
-                    runs[name + ' + MoGA' * adapted] = partial(streaming_frames, model, clip, boxes)
-    return runs
+                    self.ours[name] = model
 
-
-def _streaming(
-    args: argparse.Namespace, pixels: int, precision: str, encoder: str, adapted: bool
-) -> Sam2Model | None:
-    """The tracker's model; None where the encoder does not run here, with the reason printed."""
-    sam = load_sam(args, pixels).to(resolve_device(args.device))
-    adapter = inject(sam, MogaConfig()) if adapted else None
-    model = Sam2Model(sam.eval(), args.model, adapter, precision)
-    if encoder == 'torch':
+    def _streaming(self, precision: str, encoder: str, adapted: bool, beside: Sam2Model | None) -> Sam2Model | None:
+        """The tracker's model; None where the encoder does not run here, with the reason printed."""
+        args = self._args
+        sam = load_sam(args, self._pixels).to(self._device)
+        adapter = inject(sam, MogaConfig()) if adapted else None
+        model = Sam2Model(sam.eval().requires_grad_(False), args.model, adapter, precision)
+        if encoder == 'torch':
+            return model
+        name, compiled = ENCODERS[encoder]
+        config = ModelConfig(
+            args.model, args.checkpoint, self._pixels, device=args.device, precision=precision, encoder=name,
+            compile=compiled,
+        )  # fmt: skip
+        if beside is not None:  # an adapter leaves the encoder as it is
+            model.encoder, config = beside.encoder, replace(config, encoder='torch')
+        try:
+            equip_with_encoder(model, config, lambda text: print(text, flush=True))
+        except PvosError as error:
+            print(f'{encoder}, {precision}: {error}')
+            return None
         return model
-    name, compiled = ENCODERS[encoder]
-    config = ModelConfig(
-        args.model, args.checkpoint, pixels, device=args.device, precision=precision, encoder=name, compile=compiled
-    )
-    try:
-        equip_with_encoder(model, config)
-    except PvosError as error:
-        print(f'{encoder}, {precision}: {error}')
-        return None
-    return model
+
+    def prepare(self, objects: int) -> None:
+        """Compile what is not compiled yet for ``objects``."""
+        for name, model in self.ours.items():
+            group = next((group for group in GROUPS if group >= objects), 0)
+            if model.compiled and group:
+                start = time.perf_counter()
+                warm_up_group(model, group)
+                ways = model.attention.ways.get(group)
+                print(f'{name}, {group} objects: compiled in {time.perf_counter() - start:.1f} s, attention: {ways}')
 
 
-def measure(args: argparse.Namespace, pixels: int, objects: int) -> list[Row]:
+def _of(times: Measured) -> tuple[float, float]:
+    median, slow = np.percentile(times.times, [50, 99])
+    return float(median), float(slow)
+
+
+def measure(args: argparse.Namespace, contenders: Contenders, objects: int) -> list[Row]:
     """The rows of one image size and number of objects."""
+    contenders.prepare(objects)
+    pixels = contenders.size
+    clip, boxes = make_clip((pixels, pixels), args.frames, objects)
+    runs: dict[str, Run] = {
+        name: partial(official_frames, predictor, clip, boxes, precision)
+        for name, (predictor, precision) in contenders.official.items()
+    }
+    runs.update({name: partial(streaming_frames, model, clip, boxes) for name, model in contenders.ours.items()})
     with mock.patch('sam2.sam2_video_predictor.tqdm', lambda frames, **_: frames):
-        measured = side_by_side(build_runs(args, pixels, objects), args.rounds)
+        measured = side_by_side(runs, args.rounds)
+    medians = {name: float(np.median(found.times)) for name, found in measured.items()}
     rows = []
-    for name, (times, held) in measured.items():
-        median, slow = (float(value) for value in np.percentile(times, [50, 99]))
-        reference = float(np.median(measured[f'official {name.split()[1].strip(",")}'].times))
-        rows.append(Row(pixels, objects, name, median, slow, reference / median, held / 1e6))
+    for name, found in measured.items():
+        reference = medians.get(f'official {name.split()[1].strip(",")}', NAN)
+        compiled = medians.get(COMPILED, NAN) / medians[name]
+        rows.append(Row(pixels, objects, name, *_of(found), reference / medians[name], found.held / 1e6, compiled))
+    if args.camera:
+        clip, boxes = make_clip(tuple(args.camera), args.frames, objects)
+        label = 'x'.join(map(str, args.camera))
+        for name, model in contenders.ours.items():
+            [found] = side_by_side({name: partial(streaming_frames, model, clip, boxes)}, args.rounds).values()
+            rows.append(Row(pixels, objects, f'{name}, {label}', *_of(found), NAN, found.held / 1e6))
     return rows
 
 
@@ -164,6 +218,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=0, help='of torch (default: as the node, all cores but one)')
     parser.add_argument('--precisions', nargs='+', default=['float32', 'bfloat16'])
     parser.add_argument('--encoders', nargs='+', default=['torch'], choices=list(ENCODERS))
+    parser.add_argument('--skip', nargs='+', default=[], metavar='RUN', help='rows to leave out, by their full names')
+    parser.add_argument('--camera', type=int, nargs=2, metavar=('W', 'H'), help='size of camera images, pixels')
     parser.add_argument('--out', type=Path, help='folder for tracker.csv and tracker.png')
     args = parser.parse_args(arguments)
     if args.frames <= WARMUP:
@@ -178,20 +234,21 @@ def main(arguments: list[str] | None = None) -> None:
     for key, value in describe_run().items():
         print(f'{key}: {value}')
     print(f'{args.model} on {resolve_device(args.device)}, {torch.get_num_threads()} threads of torch')
-    print(''.join(f'{name:>{28 if name == "run" else 11}}' for name in COLUMNS))
+    print(''.join(f'{name:>{38 if name == "run" else 11}}' for name in COLUMNS))
     rows: list[Row] = []
     for pixels in args.image_sizes or [0]:
-        pixels = pixels or load_sam(args, 0).image_size
+        contenders = Contenders(args, pixels)
         for objects in args.objects:
-            fresh = measure(args, pixels, objects)
+            fresh = measure(args, contenders, objects)
             for row in fresh:
                 cells = zip(COLUMNS, row.cells(), strict=True)
-                print(''.join(f'{cell:>{28 if name == "run" else 11}}' for name, cell in cells), flush=True)
+                print(''.join(f'{cell:>{38 if name == "run" else 11}}' for name, cell in cells), flush=True)
             rows += fresh
+            if args.out:
+                args.out.mkdir(parents=True, exist_ok=True)
+                with (args.out / 'tracker.csv').open('w', newline='') as file:
+                    csv.writer(file, lineterminator='\n').writerows([COLUMNS, *(row.cells() for row in rows)])
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with (args.out / 'tracker.csv').open('w', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows([COLUMNS, *(row.cells() for row in rows)])
         draw(rows, args.out / 'tracker.png')
 
 

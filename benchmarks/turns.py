@@ -31,12 +31,18 @@ class Measured(NamedTuple):
     held: int
 
 
-def make_clip(size: int, frames: int, objects: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Textured discs that drift over a textured ground: RGB frames (S, S, 3) and first-frame boxes (x0, y0, x1, y1)."""
+def make_clip(
+    size: tuple[int, int], frames: int, objects: int, seed: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Textured discs that drift over a textured ground: RGB frames (H, W, 3) and first-frame boxes (x0, y0, x1, y1).
+
+    Args:
+        size: W and H, pixels; frames, objects: how many.
+    """
     rng = np.random.default_rng(seed)
-    ground = cv2.resize(rng.integers(40, 215, (24, 24, 3), dtype=np.uint8), (size, size), interpolation=cv2.INTER_CUBIC)
-    radius = size / 12
-    centres = rng.uniform(0.2 * size, 0.8 * size, (objects, 2))
+    ground = cv2.resize(rng.integers(40, 215, (24, 24, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    radius = min(size) / 12
+    centres = rng.uniform(0.2, 0.8, (objects, 2)) * size
     speeds = rng.uniform(-0.3, 0.3, (objects, 2))
     colours = rng.integers(0, 255, (objects, 3))
     clip = []
@@ -46,7 +52,8 @@ def make_clip(size: int, frames: int, objects: int, seed: int = 0) -> tuple[list
             at = tuple(int(v) for v in centre + index * speed)
             cv2.circle(frame, at, int(radius), tuple(int(c) for c in colour), -1, cv2.LINE_AA)
         clip.append(frame)
-    return clip, [np.concatenate([c - radius, c + radius]).clip(0, size - 1).astype(np.float32) for c in centres]
+    edge = np.array([*size, *size]) - 1
+    return clip, [np.concatenate([c - radius, c + radius]).clip(0, edge).astype(np.float32) for c in centres]
 
 
 def official_frames(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from dataset_folders import LENGTH, draw
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from safetensors.torch import save_file
+from tiny_model import TINY as TINY
+from tiny_model import write_weights as write_weights
 
 from robust_pvos_ros.bags.definitions import (
     COMPRESSED_IMAGE,
@@ -28,29 +27,12 @@ from robust_pvos_ros.bags.definitions import (
 from robust_pvos_ros.bags.replay import ABOUT
 from robust_pvos_ros.bags.writer import BagWriter
 from robust_pvos_ros.message_core import make_header, make_image, make_objects
-from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.types import ObjectState, TrackedObject
 
 SECOND = 1_000_000_000
 LABELS, OBJECTS_TOPIC = '/robust_pvos/camera/label_image', '/robust_pvos/camera/objects'
 LATENCY = SECOND // 25
 PERIOD = SECOND // 10
-TINY = CompactConfig(
-    image_size=128, trunk='conv', widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), dim=32, mem_dim=16, attention_layers=1,
-    feedforward=32,
-)  # fmt: skip
-
-
-def write_weights(path: Path, seed: int = 0) -> Path:
-    """A tiny model with random weights that says 'visible' of everything, so that masks are not all empty."""
-    torch.manual_seed(seed)
-    model = build_compact(TINY)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if 'pred_obj_score_head' in name and name.endswith('bias'):
-            tensor += 4.0
-    save_file(tensors, str(path), {'format': 'robust_pvos_compact', 'config': json.dumps(asdict(TINY))})
-    return path
 
 
 def stamp_at(index: int) -> int:

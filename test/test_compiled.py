@@ -10,7 +10,7 @@ import torch
 
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
-from robust_pvos_ros.tracking.compiled import CompiledStep, compile_model, warm_up
+from robust_pvos_ros.tracking.compiled import CompiledStep, Recorder, compile_model, warm_up
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ModelConfig, ModelError, Prompt
@@ -60,7 +60,8 @@ def test_a_group_is_filled_up_and_cut_again() -> None:
         seen.append(len(rows[0]))
         return (rows[0] * shared[0] * factor,)
 
-    compiled = CompiledStep(step, lambda rows: True, 'eager')
+    recorder = Recorder('a step', torch.device('cpu'), print)
+    compiled = CompiledStep(step, lambda rows: True, 'eager', recorder)
     for count in (1, 3, 5, 16, 17):
         x = torch.arange(count * 2.0).view(count, 2)
         [found] = compiled((torch.tensor(2.0),), (x,), 3)
@@ -74,7 +75,7 @@ def test_warming_up_meets_every_group_that_will_be_tracked() -> None:
     told: list[str] = []
     compile_model(model, backend='eager')
     warm_up(model, 3, told.append)
-    assert [text.split()[-2] for text in told] == ['1', '2', '4']
+    assert [text.split()[-2] for text in told] == ['4', '2', '1']
     assert model.attention.compiled.calls >= 3
 
 

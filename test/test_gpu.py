@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bag_files import TINY, write_weights
+from tiny_model import TINY, write_weights
 
 from robust_pvos_ros.corruption.corruption import KINDS, ClipCorruption, CorruptionSpec
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.procedural.street import StreetScene
 from robust_pvos_ros.procedural.textures import make_bank
 from robust_pvos_ros.procedural.video import render_clips
-from robust_pvos_ros.tracking.compiled import CompiledStep
+from robust_pvos_ros.tracking.compiled import CompiledStep, Recorder, warm_up_group
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.encoder_tensorrt import import_tensorrt
+from robust_pvos_ros.tracking.kernels import Way, attend, fastest_way
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
+from robust_pvos_ros.tracking.output import measure, measure_profile, render_masks, render_on_gpu
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ModelConfig, ModelError, Prompt, TrackerConfig
 from training.config import Stage, TrainConfig
@@ -26,6 +30,14 @@ from training.train import Trainer
 
 pytestmark = pytest.mark.gpu
 SHIPPED = ModelConfig(device='cuda', precision='float32')
+
+
+@pytest.fixture(autouse=True)
+def _float32_throughout() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
 
 
 def street(frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -56,14 +68,65 @@ def test_the_tracker_follows_as_on_a_cpu(precision: str) -> None:
     assert min(found) > (0.98 if precision == 'float32' else 0.9), found
 
 
-def test_the_compiled_network_follows_like_the_plain_one() -> None:
+def test_the_compiled_network_follows_like_the_plain_one_on_another_thread() -> None:
     config = replace(SHIPPED, encoder='torch', compile=True)
     model = load_model(config)
-    equip_with_encoder(model, config)
-    pairs = zip(follow(model, 40), follow(load_model(SHIPPED), 40), strict=True)
-    assert min(agreement(*pair) for pair in pairs) > 0.98
+    told: list[str] = []
+    equip_with_encoder(model, config, told.append)
+    warm_up_group(model, 4)
+    with ThreadPoolExecutor(1) as other:
+        found = other.submit(follow, model, 40).result()
+    agreed = [agreement(*pair) for pair in zip(found, follow(load_model(SHIPPED), 40), strict=True)]
+    assert min(agreed) > 0.98, agreed
     steps = [model.attention.compiled, *model.compiled.values()]
     assert all(isinstance(step, CompiledStep) and step.calls for step in steps)
+    assert not told and not getattr(model.encoder, 'failure', 'not compiled')
+
+
+def test_a_graph_is_recorded_while_another_thread_uploads() -> None:
+    recorder = Recorder('a step', torch.device('cuda'), print)
+    step = CompiledStep(lambda shared, rows: (rows[0] @ shared[0],), lambda rows: True, 'eager', recorder)
+    weight, stop = torch.randn(64, 64, device='cuda'), False
+
+    def upload() -> None:
+        while not stop:
+            torch.ones(1 << 20, pin_memory=True).to('cuda', non_blocking=True).sum().item()
+
+    with ThreadPoolExecutor(1) as other, torch.inference_mode():
+        busy = other.submit(upload)
+        for count in (3, 1, 4, 7, 2):
+            rows = torch.randn(count, 64, device='cuda')
+            torch.testing.assert_close(step((weight,), (rows,))[0], rows @ weight)
+        stop = True
+        busy.result()
+    assert not recorder.failure and step.calls == 5
+
+
+def test_ways_of_attention_agree() -> None:
+    shape = (2, 4, 512, 256)  # keys of four layers beside each other
+    query = torch.randn(2, 300, 256, device='cuda', dtype=torch.bfloat16)
+    keys, values = (torch.randn(shape, device='cuda', dtype=torch.bfloat16)[:, 1] for _ in range(2))
+    wanted = attend(query.double(), keys.double(), values.double()).float()
+    for way in (Way('flash', 1), Way('flash', 4), Way('cudnn', 1), Way('cudnn', 4)):
+        try:
+            found = attend(query, keys, values, way).float()
+        except RuntimeError as error:
+            print(f'{way}: {error}')
+            continue
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-2, way
+    assert fastest_way(2, 300, 512, 256, 4, torch.device('cuda')).kernel in ('torch', 'flash', 'cudnn')
+
+
+def test_masks_are_rendered_as_on_a_cpu() -> None:
+    low = torch.nn.functional.interpolate(torch.randn(11, 1, 7, 7), size=(64, 64), mode='bicubic')[:, 0] - 0.5
+    low[3] = -1024
+    ids = [1, 2, 5, 7, 9, 11, 13, 14, 15, 40000, 65535]
+    masks, labels = render_masks(low.numpy(), ids, 120, 200)
+    on_gpu = [x.cpu().numpy() for x in render_on_gpu(low.cuda(), ids, 120, 200)]
+    assert (masks == on_gpu[0]).mean() > 0.9999 and (labels == on_gpu[1].view(np.uint16)).mean() > 0.999
+    for mask, profile in zip(on_gpu[0], on_gpu[2], strict=True):
+        found, wanted = measure_profile(profile[:120], profile[120:]), measure(mask)
+        assert found[::2] == wanted[::2] and found.centroid == pytest.approx(wanted.centroid)
 
 
 def test_two_runs_on_a_gpu_give_the_same_masks() -> None:
@@ -139,3 +202,17 @@ def test_a_tiny_model_runs_with_many_objects(tmp_path: Path) -> None:
     for index in range(1, 20):
         result = tracker.step(rgb, index)
     assert len(result.objects) == 48 and np.isfinite(result.mask_logits).all()
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is() -> None:
+    told: list[str] = []
+    recorder = Recorder('a step', torch.device('cuda'), told.append)
+
+    def step(shared, rows):
+        return (rows[0] * float(shared[0].sum().item()),)
+
+    compiled = CompiledStep(step, lambda rows: True, 'eager', recorder)
+    with torch.inference_mode():
+        [found] = compiled((torch.tensor([2.0], device='cuda'),), (torch.ones(3, 2, device='cuda'),))
+    assert found.tolist() == [[2.0, 2.0]] * 3 and not compiled.calls
+    assert 'compiling a step failed' in told[-1] and told[-1] == recorder.failure

@@ -61,4 +61,4 @@ def test_contenders_take_turns() -> None:
 
 def test_a_row_tells_frames_a_second() -> None:
     cells = Row(256, 1, 'ours', 20.0, 30.0, 1.5, 7).cells()
-    assert cells == ['256', '1', 'ours', '20.0', '30.0', '50.0', '1.50', '7.0']
+    assert cells == ['256', '1', 'ours', '20.0', '30.0', '50.0', '1.50', '7.0', '']

@@ -15,6 +15,7 @@ from robust_pvos_ros.export.engine import cached_engine, make_key
 from robust_pvos_ros.export.onnx_file import cache_folder, encoder_digest, export_onnx
 from robust_pvos_ros.tracking.adapters import load_adapter
 from robust_pvos_ros.tracking.checkpoints import build_sam
+from robust_pvos_ros.tracking.compiled import OUT_OF_MEMORY as OUT_OF_MEMORY
 from robust_pvos_ros.tracking.compiled import compile_model
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput
 from robust_pvos_ros.tracking.encoder_onnx import OnnxEncoder
@@ -23,8 +24,6 @@ from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.types import ModelConfig, ModelError, PvosError
 
 ENCODERS = ('auto', 'torch', 'onnx', 'tensorrt')
-OUT_OF_MEMORY: type[RuntimeError] = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
-"""What torch raises when a GPU is full; before 2.5 it had another name."""
 Note = Callable[[str], None]
 
 
@@ -103,7 +102,7 @@ def equip_with_encoder(
     """
     choice = _equip(model, config, note, folder or cache_folder())
     if config.compile:
-        compile_model(model)
+        compile_model(model, note=note)
     return choice
 
 

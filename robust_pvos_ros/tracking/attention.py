@@ -25,6 +25,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor, nn
 
 from robust_pvos_ros.tracking.adapters import GateBank, MogaAdapter, MogaLinear
+from robust_pvos_ros.tracking.kernels import PLAIN, Way, attend
 
 OBJECTS_AT_ONCE = 4
 """Objects of a group that a CPU takes through the attention together.  More make no product faster, but so large
@@ -112,6 +113,8 @@ class CachedMemoryAttention:
     def __init__(self, sam: SAM2Base, adapter: MogaAdapter | None, dtype: torch.dtype = torch.float32) -> None:
         self._sam = sam
         self.compiled: Step | None = None
+        self.room: Callable[..., tuple[Tensor, ...] | None] = lambda count, *shapes: None
+        self.ways: dict[int, Way] = {}
         self.gates = None if adapter is None else GateBank(adapter)
         self._layers = list(sam.memory_attention.layers)
         for layer in self._layers:
@@ -121,6 +124,7 @@ class CachedMemoryAttention:
         weight = self._layers[0].cross_attn_image.k_proj.weight
         self.fold_values = weight.device.type == 'cpu'
         self._rotation = compute_axial_cis(dim=weight.shape[0], end_x=side, end_y=side).to(weight.device)
+        self._rotation_parts = self._rotation.real.contiguous(), self._rotation.imag.contiguous()
         cross = [layer.cross_attn_image for layer in self._layers]
         self._key_weight = torch.cat([x.k_proj.weight for x in cross]).detach()
         self._key_bias = torch.cat([x.k_proj.bias for x in cross]).detach()
@@ -151,8 +155,12 @@ class CachedMemoryAttention:
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Axial RoPE over (..., hw, C), as ``apply_rotary_enc``."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-        return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
+        pairs = x.float().unflatten(-1, (-1, 2))
+        if torch.compiler.is_compiling():  # compilers fuse real products with their neighbours, and complex ones not
+            even, odd = pairs.unbind(-1)
+            cos, sin = self._rotation_parts
+            return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+        return torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * self._rotation).flatten(-2).to(x.dtype)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Memories (B, hw, C_mem) -> keys without temporal position (B, layers, hw, C), values (B, layers|1, hw, V)."""
@@ -186,30 +194,33 @@ class CachedMemoryAttention:
         keys = F.linear(tokens + position, self._key_weight, self._key_bias)
         return keys.unflatten(-1, (len(self._layers), -1)).transpose(1, 2), self._values(tokens, keys.dtype)
 
-    def _gather(self, memory: MemoryBatch, rows: slice) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys (b, N, C) and values (b, N, V) of b objects for each layer: frames first, then pointers."""
+    def _gather(self, memory: MemoryBatch, rows: slice) -> tuple[Tensor, Tensor]:
+        """Keys (b, layers, N, C) and values (b, layers or 1, N, V) of b objects: frames first, then pointers."""
         frames, pointer_keys = memory.frames[rows], memory.pointer_keys[rows]
         pointer_values = memory.pointer_values[rows]
-        batch, layers, rest, dim = pointer_keys.shape
         tokens = self.temporal_keys.shape[2]
         spatial = len(frames[0]) * tokens
-        keys = pointer_keys.new_empty(layers, batch, spatial + rest, dim)
-        values = pointer_values.new_empty(pointer_values.shape[1], batch, spatial + rest, pointer_values.shape[-1])
-        keys[:, :, spatial:] = pointer_keys.transpose(0, 1)
-        values[:, :, spatial:] = pointer_values.transpose(0, 1)
+        parts = pointer_keys, pointer_values
+        shapes = [(x.shape[1], spatial + x.shape[2], x.shape[3]) for x in parts]
+        room = self.room(len(frames), *shapes)
+        if room is None:
+            room = tuple(x.new_empty(len(frames), *shape) for x, shape in zip(parts, shapes, strict=True))
+        keys, values = room
+        keys[:, :, spatial:] = pointer_keys
+        values[:, :, spatial:] = pointer_values
         for row, remembered in enumerate(frames):
             for place, (frame_keys, frame_values, temporal) in enumerate(remembered):
                 at = slice(place * tokens, (place + 1) * tokens)
-                torch.add(frame_keys, self.temporal_keys[temporal], out=keys[:, row, at])
-                values[:, row, at] = frame_values
-        return list(keys), list(values) if len(values) == layers else [values[0]] * layers
+                torch.add(frame_keys, self.temporal_keys[temporal], out=keys[row, :, at])
+                values[row, :, at] = frame_values
+        return keys, values
 
     def _attend(self, layer: int, x: Tensor, keys: Tensor, values: Tensor, gates: Tensor | None) -> Tensor:
         """Cross-attention of one layer: normed tokens (1 or b, hw, C) -> (b, hw, C)."""
         query = self._rotate(self._cross_queries[layer](x, gates)).expand(len(keys), -1, -1)
         if self.fold_values:
             return F.linear(_mix(query, keys, values), self._mixture_weight[layer], self._mixture_bias[layer])
-        mixed = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None])[:, 0]
+        mixed = attend(query, keys, values, self.ways.get(len(keys), PLAIN))
         return self._layers[layer].cross_attn_image.out_proj(mixed)
 
     def _self_attend(self, layer: int, x: Tensor, gates: Tensor | None) -> Tensor:
@@ -221,7 +232,7 @@ class CachedMemoryAttention:
         if self.fold_values:
             mixed = _mix(query, key, value)
         else:
-            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+            mixed = attend(query, key, value)
         return self._layers[layer].self_attn.out_proj(mixed)
 
     def _run(self, x: Tensor, memory: MemoryBatch, rows: slice, begun: bool) -> Tensor:
@@ -236,7 +247,7 @@ class CachedMemoryAttention:
         keys, values = self._gather(memory, rows)
         gates = () if memory.gates is None else (memory.gates[rows],)
         step = self.compiled or self.layers_step
-        [fused] = step((x,), (*keys, *values, *gates), begun)
+        [fused] = step((x,), (keys, values, *gates), begun)
         return fused
 
     def layers_step(self, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], begun: bool) -> tuple[Tensor, ...]:
@@ -244,16 +255,15 @@ class CachedMemoryAttention:
 
         Args:
             shared: tokens (1, hw, C).
-            rows: keys (b, N, C) of each layer, values (b, N, V) of each layer, and gates (b, L, R) where there are any.
+            rows: keys (b, layers, N, C), values (b, layers or 1, N, V), and gates (b, L, R) where there are any.
             begun: the tokens have gone through the first self-attention.
 
         Returns:
             conditioned tokens (b, hw, C).
         """
         [x] = shared
-        count = len(self._layers)
-        keys, values = rows[:count], rows[count : 2 * count]
-        gates = rows[2 * count] if len(rows) > 2 * count else None
+        keys, values = rows[0].unbind(1), rows[1].expand(-1, len(self._layers), -1, -1).unbind(1)
+        gates = rows[2] if len(rows) > 2 else None
         for index, layer in enumerate(self._layers):
             if index or not begun:
                 x = x + self._self_attend(index, x, gates)

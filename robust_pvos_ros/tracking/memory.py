@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robust_pvos_ros.tracking.adapters import GateBank
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention, MemoryBatch
+from robust_pvos_ros.tracking.staging import upload
 
 
 @dataclass
@@ -153,7 +154,7 @@ def assemble(
     pairs = [memory.pointers(frame_index) for memory in memories]
     pointers = torch.stack([torch.stack([m.pointer for _, m in row]) for row in pairs])
     distances = torch.tensor([[d for d, _ in row] for row in pairs], dtype=torch.float32)
-    pointer_keys, pointer_values = attention.project_pointers(pointers, distances.to(pointers.device))
+    pointer_keys, pointer_values = attention.project_pointers(pointers, upload(distances, pointers.device))
     gates = None
     if attention.gates is not None and attention.gates.per_frame:
         gates = attention.gates.open(tokens.mean(dim=1)).float().expand(len(memories), -1, -1)

@@ -125,6 +125,7 @@ class Sam2Model:
             self.attention = CachedMemoryAttention(self.sam, self.adapter, torch.bfloat16)
             self.precision = 'bfloat16'
             self.compiled = {}
+            self.encoder = getattr(self.encoder, 'plain', self.encoder)  # a recorded graph reads the old weights
             lay_out(self.sam, self.precision)
         return True
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
+from robust_pvos_ros.tracking.staging import upload
 from robust_pvos_ros.tracking.types import FrameResult, ObjectState, TrackedObject
 
 
@@ -24,6 +26,8 @@ class MaskMeasure(NamedTuple):
 
 
 EMPTY = MaskMeasure((0, 0, 0, 0), (0.0, 0.0), 0)
+RENDERED_AT_ONCE = 8
+"""Objects whose logits a GPU holds at the camera's resolution at the same time."""
 
 
 @lru_cache(maxsize=16)
@@ -81,6 +85,52 @@ def render_masks(logits: np.ndarray, ids: list[int], height: int, width: int) ->
     return masks, labels
 
 
+def _fetch(*tensors: Tensor) -> list[np.ndarray]:
+    """The tensors on the host; a GPU is waited for once."""
+    if not tensors[0].is_cuda:
+        return [x.numpy() for x in tensors]
+    copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
+    for copy, x in zip(copies, tensors, strict=True):
+        copy.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [copy.numpy() for copy in copies]
+
+
+def render_on_gpu(logits: Tensor, ids: list[int], height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`render_masks` where the logits are, with what :func:`measure_profile` needs.
+
+    Args:
+        logits: float32 (N, h, w), N > 0; ids: the N object IDs; height, width: of the camera image.
+
+    Returns:
+        masks bool (N, H, W); label image int16 (H, W), the bits of uint16; number of mask pixels in each row and then
+        each column, int64 (N, H + W).
+    """
+    masks = logits.new_empty(len(logits), height, width, dtype=torch.bool)
+    labels = logits.new_zeros(height, width, dtype=torch.int32)
+    best = logits.new_zeros(height, width)
+    numbers = upload(torch.tensor(ids, dtype=torch.int32), logits.device)
+    for start in range(0, len(logits), RENDERED_AT_ONCE):
+        at = slice(start, start + RENDERED_AT_ONCE)
+        values = F.interpolate(logits[None, at], size=(height, width), mode='bilinear', align_corners=False)[0]
+        torch.gt(values, 0, out=masks[at])
+        highest, place = values.max(0)
+        labels = torch.where(highest > best, numbers[at][place], labels)
+        best = torch.maximum(best, highest)
+    return masks, labels.to(torch.int16), torch.cat([masks.sum(2), masks.sum(1)], dim=1)
+
+
+def measure_profile(rows: np.ndarray, columns: np.ndarray) -> MaskMeasure:
+    """:func:`measure` from the number of mask pixels in each row and in each column."""
+    area = int(rows.sum())
+    if area == 0:
+        return EMPTY
+    across, down = np.flatnonzero(columns), np.flatnonzero(rows)
+    box = int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+    centroid = (float((profile * np.arange(len(profile))).sum() / area) for profile in (columns, rows))
+    return MaskMeasure(box, (next(centroid), next(centroid)), area)
+
+
 def measure(mask: np.ndarray) -> MaskMeasure:
     """Box, centroid and area of a bool (H, W) mask."""
     moments = cv2.moments(mask.view(np.uint8), binaryImage=True)
@@ -106,15 +156,14 @@ def _note_box(entry: ObjectRow, found: MaskMeasure, frame: StreamFrame) -> None:
 
 
 def describe(
-    entry: ObjectRow, mask: np.ndarray, score: float, iou: float, frame: StreamFrame, lost_after: int
+    entry: ObjectRow, found: MaskMeasure, score: float, iou: float, frame: StreamFrame, lost_after: int
 ) -> TrackedObject:
     """One object as of ``frame``; its row learns where it was last seen.
 
     Args:
-        mask: bool (H, W); score: of the object's presence, 0 to 1; iou: as the decoder predicts it.
+        found: measures of its mask; score: of the object's presence, 0 to 1; iou: as the decoder predicts it.
         lost_after: frames without being TRACKING after which OCCLUDED becomes LOST.
     """
-    found = measure(mask)
     present = entry.present and found.area > 0
     unseen = 0 if present else max(0, frame.index - entry.last_seen_frame)
     state = ObjectState.TRACKING
@@ -148,13 +197,23 @@ def build_result(
     """
     logits = np.zeros((0, logits_side, logits_side), np.float32)
     scores = ious = np.zeros(0, np.float32)
+    ids, size = [entry.object_id for entry in entries], (frame.height, frame.width)
+    on_gpu = bool(entries) and entries[0].decoded.logits.is_cuda
     if entries:
-        logits = torch.cat([entry.decoded.logits[:, 0] for entry in entries]).cpu().numpy()
-        scores = torch.cat([entry.decoded.score[:, 0] for entry in entries]).sigmoid().cpu().numpy()
-        ious = torch.cat([entry.decoded.iou for entry in entries]).cpu().numpy()
-    masks, labels = render_masks(logits, [entry.object_id for entry in entries], frame.height, frame.width)
+        low = torch.cat([entry.decoded.logits[:, 0] for entry in entries])
+        sure = torch.cat([entry.decoded.score[:, 0] for entry in entries]).sigmoid()
+        good = torch.cat([entry.decoded.iou for entry in entries])
+        rendered = render_on_gpu(low, ids, *size) if on_gpu else ()
+        logits, scores, ious, *rest = _fetch(low, sure, good, *rendered)
+    if on_gpu:
+        masks, bits, profiles = rest
+        labels = bits.view(np.uint16)
+        measures = [measure_profile(one[: frame.height], one[frame.height :]) for one in profiles]
+    else:
+        masks, labels = render_masks(logits, ids, *size)
+        measures = [measure(mask) for mask in masks]
     objects = tuple(
-        describe(entry, mask, float(score), float(iou), frame, lost_after)
-        for entry, mask, score, iou in zip(entries, masks, scores, ious, strict=True)
+        describe(entry, found, float(score), float(iou), frame, lost_after)
+        for entry, found, score, iou in zip(entries, measures, scores, ious, strict=True)
     )
     return FrameResult(frame.stamp, frame.index, frame.height, frame.width, objects, logits, masks, labels, prompted)

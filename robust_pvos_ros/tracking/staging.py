@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -23,6 +24,11 @@ BUFFERS = 2
 """Images between the camera and the GPU: one is uploaded while the next is copied."""
 SHAPES = 8
 """Sizes of images that have buffers at the same time: one for each camera, since those of several may differ."""
+
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host on the device; the host does not wait for what a GPU still has to do."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else values
 
 
 class Stager(Protocol):
@@ -229,7 +235,7 @@ class GpuStager:
 
 
 def squash(image: Tensor, size: int) -> Tensor:
-    """Resize as ``CpuStager`` does, by two matrix products on the image's device.
+    """Resize as ``CpuStager`` does, on the image's device; where both sides shrink by two matrix products.
 
     Args:
         image: uint8 (H, W, 3).
@@ -241,34 +247,20 @@ def squash(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[:2]
     planes = image.permute(2, 0, 1).float()
     if (height, width) != (size, size):
-        shrinks = _shrinks(height, width, size)
-        rows, columns = (_weights(length, size, shrinks, image.device) for length in (height, width))
-        planes = (rows @ planes @ columns.T).round_()
+        if _shrinks(height, width, size):
+            rows, columns = (_area_weights(length, size, image.device) for length in (height, width))
+            planes = rows @ planes @ columns.T
+        else:
+            planes = F.interpolate(planes[None], size=(size, size), mode='bilinear', align_corners=False)[0]
+        planes = planes.round_()
     return planes[None].contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=16)
-def _weights(source: int, target: int, shrinks: bool, device: torch.device) -> Tensor:
-    """float32 (target, source), which takes a row of pixels to the other length."""
-    weights = _area_weights(source, target) if shrinks else _linear_weights(source, target)
-    return torch.from_numpy(weights.astype(np.float32)).to(device)
-
-
-def _area_weights(source: int, target: int) -> np.ndarray:
-    """The share of each source pixel in a target pixel that covers it, as ``INTER_AREA``."""
+def _area_weights(source: int, target: int, device: torch.device) -> Tensor:
+    """float32 (target, source): the share of each source pixel in a target pixel that covers it, as ``INTER_AREA``."""
     edges = np.arange(target + 1, dtype=np.float64) * (source / target)
     pixels = np.arange(source, dtype=np.float64)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = np.maximum(covered, 0)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def _linear_weights(source: int, target: int) -> np.ndarray:
-    """Linear interpolation between pixel centres, as ``INTER_LINEAR``."""
-    position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
-    low = position.astype(np.int64)
-    weights = np.zeros((target, source), np.float64)
-    rows = np.arange(target)
-    weights[rows, low] += 1 - (position - low)
-    weights[rows, np.minimum(low + 1, source - 1)] += position - low
-    return weights
+    return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)).to(device)

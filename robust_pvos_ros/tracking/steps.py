@@ -36,27 +36,39 @@ class ObjectSteps:
 
     Args:
         model: the network.
-
-    Attributes:
-        timings: milliseconds spent in each of ``STAGES`` since :meth:`begin`.
     """
 
     def __init__(self, model: Sam2Model) -> None:
         self._model = model
-        self.timings: dict[str, float] = {}
+        self._timings: dict[str, float] = {}
+        self._marks: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     def begin(self) -> None:
         """Measure from zero."""
-        self.timings = dict.fromkeys(STAGES, 0.0)
+        self._timings = dict.fromkeys(STAGES, 0.0)
+        self._marks = []
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add what happens inside to a stage's time."""
-        start = time.perf_counter()
+        """Add what happens inside to a stage's time; a GPU is not waited for, so that it never waits either."""
+        if self._model.device.type != 'cuda':
+            start = time.perf_counter()
+            yield
+            self._timings[stage] += (time.perf_counter() - start) * 1e3
+            return
+        stream = torch.cuda.current_stream(self._model.device)
+        start_mark = stream.record_event(torch.cuda.Event(enable_timing=True))
         yield
-        if self._model.device.type == 'cuda':
-            torch.cuda.synchronize(self._model.device)
-        self.timings[stage] += (time.perf_counter() - start) * 1e3
+        self._marks.append((stage, start_mark, stream.record_event(torch.cuda.Event(enable_timing=True))))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds spent in each of ``STAGES`` since :meth:`begin`; on a GPU those of its stream."""
+        for stage, start, end in self._marks:
+            end.synchronize()
+            self._timings[stage] += start.elapsed_time(end)
+        self._marks = []
+        return self._timings
 
     def track(
         self,
@@ -73,18 +85,20 @@ class ObjectSteps:
             config: of the tracker.
             beside: masks of other objects on this frame, batch 1 each, which may claim the same pixels.
         """
-        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
+        groups: list[tuple[list[ObjectRow], Decoded, list[MemoryFrame]]] = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
             members = [entries[position] for position in group]
             with self.timed('condition'):
                 fused = self._model.condition(frame.features, [m.memory for m in members], frame.index)
             with self.timed('decode'):
                 decoded = self._model.track(frame.features, fused)
-                evidence = evidence_of(decoded)
             with self.timed('remember'):
                 memories = self._model.remember(frame.features, decoded, frame.index)
+            groups.append((members, decoded, memories))
+        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
+        for members, decoded, memories in groups:  # evidence is waited for, so all else is on its way before
             parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
-            tracked += list(zip(members, parts, memories, evidence, strict=True))
+            tracked += list(zip(members, parts, memories, evidence_of(decoded), strict=True))
         waits = contested([*beside, *(decoded for _, decoded, _, _ in tracked)], config.exclusive_memory)[len(beside) :]
         return [Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
 
