@@ -45,6 +45,12 @@ IMAGE = Topic(
 LABEL_IMAGE = Topic(
     '~/NAME/label_image', 'out', 'sensor_msgs/Image', '16UC1, pixel = object ID, 0 = background; the highest logit wins'
 )
+PAST_LABEL_IMAGE = Topic(
+    '~/NAME/past_label_image',
+    'out',
+    'sensor_msgs/Image',
+    'as `label_image`, of a past frame under its stamp, each time a prompt was applied to it',
+)
 OBJECTS = Topic(
     '~/NAME/objects',
     'out',
@@ -84,7 +90,10 @@ DIAGNOSTICS = Topic(
     'diagnostic_msgs/DiagnosticArray',
     'once a second: rates, p50 and p99 of each stage, image age, counters, memory, model, silent cameras',
 )
-TOPICS = (IMAGE, LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPT, PROMPTS, DECISIONS, STATUS, DIAGNOSTICS)
+TOPICS = (
+    IMAGE, LABEL_IMAGE, PAST_LABEL_IMAGE, OBJECTS, MASK, OVERLAY, DETECTIONS, PROMPT, PROMPTS, DECISIONS, STATUS,
+    DIAGNOSTICS,
+)  # fmt: skip
 
 ADD_OBJECT = Service(
     '~/add_object',

@@ -317,6 +317,8 @@ class Camera:
     def apply(self, prompts: Sequence[Prompt], stamp: int) -> list[TrackedObject]:
         """Apply prompts to the frame they were drawn on, publish the newest frame again and return the objects.
 
+        The masks of a past frame are published, too, where somebody reads them.
+
         Args:
             prompts: to apply, all or none.
             stamp: nanoseconds of that frame, one of those that the tracker keeps; 0 for the newest.
@@ -329,6 +331,11 @@ class Camera:
         for prompt, object_id in zip(prompts, result.prompted, strict=True):
             self._prompts.publish(messages.prompt_message(prompt, header, self.name, object_id))
         self.publish(result)
+        if header is not self._header and self._output.past_is_read:
+            # Nothing may be given up for it, past frames least of all: the prompts are applied already.
+            past = self._relief.attempt(lambda: self.tracker.result_at(stamp), '')
+            if past is not None:
+                self._output.publish_past(past, header)
         return [result.objects[result.index_of[object_id]] for object_id in result.prompted]
 
     def scene(self, stamp: int) -> Scene:

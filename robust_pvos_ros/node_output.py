@@ -31,6 +31,7 @@ class CameraOutput:
         self._node = node
         self._camera = camera
         self._labels = self._publisher(Image, interface.LABEL_IMAGE)
+        self._past = self._publisher(Image, interface.PAST_LABEL_IMAGE)
         self._objects = self._publisher(TrackedObjects, interface.OBJECTS)
         self._overlay = self._publisher(Image, interface.OVERLAY)
         self._detections = None
@@ -40,7 +41,9 @@ class CameraOutput:
 
     def destroy(self) -> None:
         """Give every publisher back."""
-        publishers = [self._labels, self._objects, self._overlay, self._detections, *self._masks.values()]
+        publishers = [
+            self._labels, self._past, self._objects, self._overlay, self._detections, *self._masks.values(),
+        ]  # fmt: skip
         for publisher in publishers:
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
@@ -64,6 +67,15 @@ class CameraOutput:
         if self._detections is not None and self._detections.get_subscription_count():
             self._detections.publish(messages.detections_message(result.objects, header))
         self._objects.publish(messages.objects_message(result.objects, header, self._camera))
+
+    @property
+    def past_is_read(self) -> bool:
+        """Whether anybody subscribes to the masks of past frames."""
+        return bool(self._past.get_subscription_count())
+
+    def publish_past(self, result: FrameResult, header: Header) -> None:
+        """Publish the masks of a past frame under its header."""
+        self._past.publish(messages.label_message(result, header))
 
     def _publisher(self, message_type: type, topic: interface.Topic, object_id: int = 0) -> Publisher:
         # Without event callbacks the executor has nothing to wait for on a publisher that comes and goes.

@@ -30,6 +30,7 @@ class ConsoleClient:
         self.header: dict[str, Any] = {}
         self.labels = np.zeros((0, 0), np.uint16)
         self.frames = 0
+        self.past: list[tuple[str, np.ndarray]] = []
         self.replies: dict[int, dict[str, Any]] = {}
         self._cameras = cameras
         self._confirms = confirms
@@ -62,6 +63,9 @@ class ConsoleClient:
 
     async def _take_frame(self, data: bytes) -> None:
         header, runs, _ = unpack(data)
+        if header['type'] == 'past':
+            self.past.append((header['stamp'], labels_from_runs(runs, header['height'], header['width'])))
+            return
         if header['masks']:
             self.labels = labels_from_runs(runs, header['height'], header['width'])
         self.header = header

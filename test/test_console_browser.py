@@ -159,7 +159,18 @@ def test_a_frozen_picture_is_prompted_with_its_own_stamp(console: Console, stree
     assert console.stamp == frozen
     console.click(RED_CAR)
     console.wait(lambda: console.listed, 'the object')
-    console.wait(lambda: 'unfreeze' in console.said, 'advice')
+    console.wait(lambda: 'Unfreeze' in console.said, 'advice')
+    (number,) = console.wait(lambda: console.drawn and console.listed, 'its mask on the picture that stands still')
+    assert console.stamp == frozen and console.drawn == {number}
+    x, y = innermost_point(largest_part(street.truth(frozen, RED_CAR)))
+    inked, seen = page.evaluate(
+        """([x, y]) => [
+            document.querySelector('.masks').getContext('2d').getImageData(x, y, 1, 1).data[3],
+            Math.max(...document.querySelector('.thumb').getContext('2d').getImageData(28, 28, 1, 1).data.slice(0, 3)),
+        ]""",
+        [x, y],
+    )
+    assert inked > 0 and seen > 0, 'the mask lies on the car, and the small picture shows it'
     console.picture('frozen')
     assert str(nanoseconds(street.prompts[-1].header.stamp)) == frozen
     page.keyboard.press('f')

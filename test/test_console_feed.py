@@ -55,6 +55,10 @@ class Wires:
         message = image_message(np.full((4, 6), value, np.uint16), '16UC1', header(stamp))
         self.callbacks['/robust_pvos/camera/label_image'](message)
 
+    def past(self, stamp: int, value: int) -> None:
+        message = image_message(np.full((4, 6), value, np.uint16), '16UC1', header(stamp))
+        self.callbacks['/robust_pvos/camera/past_label_image'](message)
+
     def objects(self, stamp: int, *ids: int) -> None:
         table = TrackedObjects(header=header(stamp), objects=[TrackedObject(id=number) for number in ids])
         self.callbacks['/robust_pvos/camera/objects'](table)
@@ -189,12 +193,37 @@ def test_a_node_that_goes_takes_its_objects_along(wires: Wires, feed: CameraFeed
     assert len(wires.frames) == 2
 
 
+def test_masks_of_a_past_frame_come_with_the_objects_that_the_next_table_names(wires: Wires, feed: CameraFeed) -> None:
+    wires.objects(9)
+    wires.past(5, 1)
+    assert wires.told == []
+    wires.objects(9, 1)
+    assert wires.told == [(5, False, True, [1])]
+    assert wires.frames[0].past
+    wires.picture(9)
+    wires.labels(9, 1)
+    assert wires.told[1:] == [(9, True, True, [1])] and not wires.frames[1].past
+
+
+def test_masks_of_a_past_frame_come_also_where_no_table_does(
+    wires: Wires, feed: CameraFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wires.objects(9, 1)
+    wires.past(5, 1)
+    feed.look(True)
+    assert [frame for frame in wires.frames if frame.past] == []
+    monkeypatch.setattr('robust_pvos_ros.console.feed.PATIENCE', 0.0)
+    for _ in range(2):
+        feed.look(True)
+    assert [frame.stamp for frame in wires.frames if frame.past] == [5]
+
+
 def test_pictures_are_given_back_when_nobody_looks(
     wires: Wires, feed: CameraFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(wires.callbacks) == 3
+    assert len(wires.callbacks) == 4
     feed.look(False)
-    assert len(wires.callbacks) == 3, 'a page that is reloaded comes back at once'
+    assert len(wires.callbacks) == 4, 'a page that is reloaded comes back at once'
     monkeypatch.setattr('robust_pvos_ros.console.feed.LINGER', -1.0)
     feed.look(False)
     assert list(wires.callbacks) == ['/robust_pvos/camera/objects']
@@ -240,6 +269,18 @@ def test_pictures_take_no_more_than_their_room() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- bridge
+
+
+def test_masks_of_a_past_frame_do_not_give_way_to_a_newer_frame() -> None:
+    loop = asyncio.new_event_loop()
+    frames: list[Frame] = []
+    bridge = Bridge(loop, frames.append, lambda state: None)
+    for frame in (Frame('c', 5, past=True), Frame('c', 8), Frame('c', 9)):
+        bridge.frame(frame)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert [(frame.stamp, frame.past) for frame in frames] == [(5, True), (9, False)]
 
 
 def test_of_what_the_loop_has_not_taken_only_the_newest_waits() -> None:

@@ -115,6 +115,20 @@ def test_a_click_becomes_an_object_whose_id_and_mask_are_those_of_the_topics(
     assert entry['area'] == (expected == answer['object_id']).sum()
 
 
+def test_a_prompt_on_a_past_frame_brings_the_masks_of_that_frame(harness: Harness, page: ConsoleClient) -> None:
+    frozen = page.header['stamp']
+    for _ in range(3):
+        shown(harness, page)
+    answer = page.request('add', camera='camera', stamp=frozen, box=list(BOX))
+    assert answer['success'], answer
+    stamp, labels = page.wait(lambda: page.past, 'the masks of the past frame')[0]
+    assert stamp == frozen
+    inside = square_mask() & (labels == answer['object_id'])
+    assert inside.sum() > square_mask().sum() / 2
+    newest = shown(harness, page)
+    assert int(newest) > int(frozen) and page.ids == [answer['object_id']]
+
+
 def test_an_object_is_refined_renamed_and_removed(harness: Harness, page: ConsoleClient) -> None:
     added = page.request('add', camera='camera', box=list(BOX))
     number = added['object_id']

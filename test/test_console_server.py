@@ -184,6 +184,35 @@ def test_a_frame_reaches_every_page_that_watches(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_masks_of_a_past_frame_reach_a_page_beside_its_frames(tmp_path: Path) -> None:
+    late = replace(frame(1), image=None, past=True)
+
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket, site.page() as blind:
+            await socket.send_json({'type': 'watch', 'cameras': ['camera']})
+            while not site.segmentation.watched:
+                await asyncio.sleep(0.01)
+            for stamp in (5, 6):
+                site.server.pages.frame(frame(stamp))
+                assert (await next_frame(socket))[0]['stamp'] == str(stamp)
+            site.server.pages.frame(frame(7))  # waits: two are on their way
+            site.server.pages.frame(late)
+            header, runs, picture = await next_frame(socket)
+            assert (header['type'], header['camera'], header['stamp'], picture) == ('past', 'camera', '1', b'')
+            np.testing.assert_array_equal(labels_from_runs(runs, 48, 64), scene()[1])
+            (entry,) = header['objects']
+            assert (entry['id'], entry['state'], entry['unseen']) == (300, 'TRACKING', 0)
+            shown = scene()[1] == 300
+            assert entry['area'] == shown.sum() and entry['box'] == [5, 10, 30, 20]
+            await socket.send_json({'type': 'shown', 'camera': 'camera', 'number': 2})
+            assert (await next_frame(socket))[0]['stamp'] == '7'
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    assert (await blind.receive(0.3)).type == WSMsgType.TEXT, 'it does not show the camera'
+
+    asyncio.run(check())
+
+
 def test_a_page_is_told_the_objects_of_cameras_that_it_does_not_show(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(tmp_path) as site, site.page() as socket:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,20 @@ class Stage:
         labels = np.zeros((48, 64), np.uint16)
         for place, object_id in enumerate(ids):
             labels[20:30, 10 * place + 2 : 10 * place + 9] = object_id
-        objects = tuple(tracked(object_id) for object_id in ids)
+        objects = tuple(
+            replace(tracked(object_id), box=(10 * place + 2, 20, 10 * place + 9, 30), area_px=70)
+            for place, object_id in enumerate(ids)
+        )
         frame = Frame(camera, self.newest, image(rgb, 'rgb8'), image(labels, '16UC1'), objects, **fields)
+        self._thread.loop.call_soon_threadsafe(self._server.pages.frame, frame)
+
+    def past(self, camera: str, stamp: int, *ids: int) -> None:
+        """Masks of an earlier picture, a block for each object."""
+        labels = np.zeros((48, 64), np.uint16)
+        for place, object_id in enumerate(ids):
+            labels[2:12, 10 * place + 2 : 10 * place + 9] = object_id
+        objects = tuple(tracked(object_id) for object_id in ids)
+        frame = Frame(camera, stamp, None, image(labels, '16UC1'), objects, past=True)
         self._thread.loop.call_soon_threadsafe(self._server.pages.frame, frame)
 
     @contextmanager
@@ -112,6 +125,19 @@ class Window:
 
     def note(self, camera: str = 'front') -> str:
         return self.view(camera).locator('.note').inner_text()
+
+    def drawn(self, camera: str = 'front') -> list[int]:
+        """IDs that have pixels in the picture on the screen."""
+        return [int(word) for word in (self.view(camera).get_attribute('data-ids') or '').split()]
+
+    def ink(self, canvas: str, x: int, y: int) -> list[int]:
+        """Red, green, blue and alpha of a pixel of a canvas."""
+        script = '(canvas, [x, y]) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data]'
+        return list(self.page.locator(canvas).first.evaluate(script, [x, y]))
+
+    def thumbnail(self, object_id: int) -> list[int]:
+        """Red, green and blue in the middle of an object's small picture."""
+        return self.ink(f'li[data-id="{object_id}"] .thumb', 28, 28)[:3]
 
     @property
     def listed(self) -> list[int]:
@@ -268,6 +294,42 @@ def test_a_finger_that_drags_is_told_to_choose_box_first(browser: Any, stage: St
     window.wait(lambda: stage.prompts, 'the box')
     assert stage.prompts[0].prompt.box is not None
     window.close()
+
+
+# ------------------------------------------------------------------------------------------------------ still pictures
+
+
+def test_masks_of_a_frozen_picture_are_drawn_on_it_and_those_of_another_are_not(stage: Stage, window: Window) -> None:
+    window.page.keyboard.press('f')
+    window.wait(lambda: 'Still picture' in window.note(), 'the picture to stand still')
+    frozen = window.stamp()
+    for _ in range(3):
+        stage.frame('front', 1, 2)
+    window.wait(lambda: window.listed == [1, 2], 'the object in the list')
+    assert window.drawn() == [1]
+    stage.past('front', frozen - PERIOD, 3)
+    stage.past('rear', frozen, 3)
+    stage.past('front', frozen, 1, 2)
+    window.wait(lambda: window.drawn() == [1, 2], 'its mask')
+    assert window.stamp() == frozen
+    x, y = 16, 6  # in the block of object 2 on the past frame
+    assert window.ink('.masks', x, y)[3] > 0 and window.ink('.masks', x, 25)[3] == 0
+    window.page.keyboard.press('f')
+    window.wait(lambda: window.stamp() == stage.newest and window.drawn() == [1, 2], 'the live picture')
+    assert window.ink('.masks', x, 25)[3] > 0
+
+
+def test_an_object_that_comes_while_the_picture_stands_still_gets_its_small_picture(
+    stage: Stage, window: Window
+) -> None:
+    window.page.keyboard.press('f')
+    window.wait(lambda: 'Still picture' in window.note(), 'the picture to stand still')
+    frozen = window.stamp()
+    stage.newest += 90 * PERIOD  # a bright picture
+    stage.frame('front', 1, 2)
+    window.wait(lambda: window.listed == [1, 2], 'the object in the list')
+    window.wait(lambda: max(window.thumbnail(2)) > 60, 'its small picture')
+    assert window.stamp() == frozen and window.drawn() == [1]
 
 
 # ------------------------------------------------------------------------------------------------------------ cameras

@@ -261,7 +261,7 @@ def test_the_selection_leaves_out_what_repeats_the_labels() -> None:
     plain = Selection('/a/node')
     chosen = ('/front/image', '/a/node/front/label_image', '/a/node/prompts', '/diagnostics')
     assert all(plain.wants(topic, images) for topic in chosen)
-    repeated = ('/a/node/front/overlay', '/a/node/front/object_12/mask')
+    repeated = ('/a/node/front/overlay', '/a/node/front/object_12/mask', '/a/node/front/past_label_image')
     assert not any(plain.wants(topic, images) for topic in (*repeated, '/tf', '/other/front/label_image'))
     assert all(Selection('/a/node', pictures=True).wants(topic, images) for topic in repeated)
     assert Selection('/a/node', topics=('/tf*',)).wants('/tf_static', images)

@@ -53,6 +53,11 @@ def pixels(message: Image, dtype: type) -> np.ndarray:
     return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
 
 
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """IoU."""
+    return (one & other).sum() / (one | other).sum()
+
+
 def test_a_box_becomes_a_mask_in_every_output_under_the_header_of_its_image(harness):
     labels = harness.listen(Image, 'camera/label_image')
     harness.frame()
@@ -321,6 +326,34 @@ def test_a_prompt_may_be_for_a_past_frame(harness):
         assert reply.success and reply.mask_stamp == stamp(at[-1])
         echoed = wait_until(lambda: harness.prompts, 'the echo')[0]
         assert (echoed.header.stamp, echoed.header.frame_id) == (stamp(drawn_on), 'camera_optical')
+
+
+def test_the_masks_of_a_prompted_past_frame_are_published_under_its_stamp(harness):
+    past = harness.listen(Image, 'camera/past_label_image')
+    wait_until(lambda: harness.node.count_subscribers('/robust_pvos/camera/past_label_image'), 'the subscription')
+    at = [harness.frame(scene(shift=10 * number)) for number in range(3)]
+
+    def add(drawn_on: int, mask: np.ndarray) -> int:
+        prompt = mask_prompt(mask)
+        prompt.header.stamp = stamp(drawn_on)
+        reply = harness.call('add_object', prompt=prompt)
+        assert reply.success, reply.message
+        return reply.object_id
+
+    corner = np.zeros((HEIGHT, WIDTH), bool)
+    corner[90:, :30] = True
+    newest = add(at[-1], corner)
+    first = add(at[0], square_mask())
+    (message,) = wait_until(lambda: list(past), 'the masks')
+    assert (message.header.stamp, message.header.frame_id) == (stamp(at[0]), 'camera_optical')
+    assert agreement(pixels(message, np.uint16) == first, square_mask()) > 0.95
+    assert set(np.unique(pixels(message, np.uint16))) == {0, first}, 'that of the newest frame is not on it yet'
+    second = add(at[1], corner)
+    message = wait_until(lambda: past[1:], 'the masks of the other frame')[0]
+    assert message.header.stamp == stamp(at[1])
+    labels = pixels(message, np.uint16)
+    assert agreement(labels == second, corner) > 0.95
+    assert (labels == first).any() and newest not in labels
 
 
 def test_simulated_time_that_stands_still_does_not_silence_the_node(harness):

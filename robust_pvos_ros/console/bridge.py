@@ -47,7 +47,7 @@ class Bridge:
 
     Args:
         loop: of the server.
-        on_frame: called on the loop with the newest frame of a camera.
+        on_frame: called on the loop with the newest frame of a camera, and the newest masks of a past one.
         on_state: called on the loop with the newest state.
     """
 
@@ -61,14 +61,14 @@ class Bridge:
         self._on_frame = on_frame
         self._on_state = on_state
         self._lock = threading.Lock()
-        self._frames: dict[str, Frame] = {}
+        self._frames: dict[tuple[str, bool], Frame] = {}
         self._state: dict[str, Any] | None = None
         self._scheduled = False
 
     def frame(self, frame: Frame) -> None:
         """Hand a frame over; from any thread."""
         with self._lock:
-            self._frames[frame.camera] = frame
+            self._frames[frame.camera, frame.past] = frame
         self._schedule()
 
     def state(self, state: dict[str, Any]) -> None:

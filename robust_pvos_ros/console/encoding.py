@@ -14,15 +14,15 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from robust_pvos_ros.image_codec import compressed_to_rgb, image_to_rgb, labels_of
-from robust_pvos_ros.tracking.types import FrameError, TrackedObject
+from robust_pvos_ros.tracking.types import FrameError, ObjectState, TrackedObject
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class Frame:
         objects: the object table of the frame.
         ages: object ID -> seconds of image time since the console first saw it.
         processed: False for an image that the segmentation node has not seen.
+        past: these are masks for a picture that pages may still show, after a prompt on it; they come without one.
         arrived: when the console got the image, or the objects of one that was lost; ``time.monotonic``, seconds.
     """
 
@@ -47,6 +48,7 @@ class Frame:
     objects: tuple[TrackedObject, ...] = ()
     ages: Mapping[int, float] | None = None
     processed: bool = True
+    past: bool = False
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -118,7 +120,20 @@ def encode_frame(frame: Frame, number: int, quality: int, longest: int) -> bytes
             f'the masks have {width}x{height} pixels, but the picture has {rgb.shape[1]}x{rgb.shape[0]}'
         )
     picture = b'' if rgb is None else encode_picture(rgb, quality, longest)
+    if frame.past and labels is not None:
+        frame = replace(frame, objects=tuple(_found_on(labels, frame.objects)))
     return pack(header_of(frame, number, height, width, bool(picture)), runs, picture)
+
+
+def _found_on(labels: np.ndarray, objects: Iterable[TrackedObject]) -> Iterator[TrackedObject]:
+    """Those of a later frame's objects that have a mask in uint16 (H, W), with its box and area."""
+    for tracked in objects:
+        mask = (labels == tracked.object_id).view(np.uint8)
+        area = int(np.count_nonzero(mask))
+        if area:
+            x, y, width, height = cv2.boundingRect(mask)
+            box = (x, y, x + width, y + height)
+            yield replace(tracked, state=ObjectState.TRACKING, box=box, area_px=area, frames_since_seen=0)
 
 
 def _pixels_of(image: Any) -> np.ndarray:
@@ -130,14 +145,15 @@ def header_of(frame: Frame, number: int, height: int, width: int, picture: bool)
     """The JSON header of a frame.
 
     Returns:
-        ``type`` (``frame``), ``camera``, ``number``, ``stamp`` (nanoseconds as text), ``width`` and ``height`` of the
-        camera's picture in pixels, ``picture`` (whether a JPEG follows), ``processed``, ``masks`` (whether runs
-        follow), ``objects`` (see :func:`objects_of`), ``age`` (seconds since the picture came to the console; 0 until
-        :func:`with_age` tells it).
+        ``type`` (``frame``, or ``past`` for masks of a picture that has gone by), ``camera``, ``number``, ``stamp``
+        (nanoseconds as text), ``width`` and ``height`` of the camera's picture in pixels, ``picture`` (whether a JPEG
+        follows), ``processed``, ``masks`` (whether runs follow), ``objects`` (see :func:`objects_of`), ``age`` (seconds
+        since the picture came to the console; 0 until :func:`with_age` tells it).
     """
     return {
-        'type': 'frame', 'camera': frame.camera, 'number': number, 'stamp': stamp_text(frame.stamp), 'width': width,
-        'height': height, 'picture': picture, 'processed': frame.processed, 'masks': frame.labels is not None,
+        'type': 'past' if frame.past else 'frame', 'camera': frame.camera, 'number': number,
+        'stamp': stamp_text(frame.stamp), 'width': width, 'height': height, 'picture': picture,
+        'processed': frame.processed, 'masks': frame.labels is not None,
         'objects': objects_of(frame.objects, frame.ages or {}), 'age': 0.0,
     }  # fmt: skip
 

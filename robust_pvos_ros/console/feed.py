@@ -100,6 +100,8 @@ class CameraFeed:
         self._processing = processing
         self._images = Pictures()
         self._labels: OrderedDict[int, Image] = OrderedDict()
+        self._past: Image | None = None
+        self._past_since = 0.0
         self._objects: TrackedObjects | None = None
         self._since = 0.0
         self._sent: int | None = None
@@ -134,6 +136,8 @@ class CameraFeed:
             self._close()
         if self._objects is not None and self._sent is None and time.monotonic() - self._since > PATIENCE:
             self._send()
+        if time.monotonic() - self._past_since > PATIENCE:
+            self._send_past()
 
     def _open(self) -> None:
         types = dict(self._node.get_topic_names_and_types()).get(self.image_topic, [])
@@ -145,6 +149,7 @@ class CameraFeed:
         self._pictures = [
             self._subscribe(kind, self.image_topic, self._on_image, 2, reliable=False),
             self._subscribe(Image, self._topic(interface.LABEL_IMAGE), self._on_labels, 2),
+            self._subscribe(Image, self._topic(interface.PAST_LABEL_IMAGE), self._on_past, 2),
         ]
 
     def _close(self) -> None:
@@ -152,6 +157,7 @@ class CameraFeed:
             self._node.destroy_subscription(subscription)
         self._pictures = []
         self._labels.clear()
+        self._past = None
         self._images = Pictures()
 
     def destroy(self) -> None:
@@ -180,6 +186,9 @@ class CameraFeed:
         else:
             self._match()
 
+    def _on_past(self, message: Image) -> None:
+        self._past, self._past_since = message, time.monotonic()
+
     def _on_objects(self, message: TrackedObjects) -> None:
         if self._objects is None or self._sent is not None:
             self._since = time.monotonic()  # a table in the place of one that waits does not begin to wait anew
@@ -187,6 +196,7 @@ class CameraFeed:
         stamp = nanoseconds(message.header.stamp)
         self._born = {tracked.id: self._born.get(tracked.id, stamp) for tracked in message.objects}
         self._match()
+        self._send_past()
 
     # --------------------------------------------------------------------------------------------------------- frames
 
@@ -206,6 +216,14 @@ class CameraFeed:
         image, labels, arrived = self._images.get(stamp), self._labels.get(stamp), self._images.arrived(stamp)
         self._emit(Frame(self._camera, stamp, image, labels, *self._known(stamp), arrived=arrived))
 
+    def _send_past(self) -> None:
+        # The label of an object that is new comes with the next table.
+        if self._past is None:
+            return
+        message, self._past = self._past, None
+        stamp = nanoseconds(message.header.stamp)
+        self._emit(Frame(self._camera, stamp, None, message, *self._known(stamp), past=True))
+
     def _known(self, stamp: int) -> tuple[tuple[TrackedObject, ...], dict[int, float]]:
         """The object table, and how old each object is at ``stamp``."""
         objects = () if self._objects is None else self._objects.objects
@@ -217,7 +235,7 @@ class CameraFeed:
         if self._objects is None:
             return
         stamp = nanoseconds(self._objects.header.stamp)
-        self._objects, self._sent, self._born = None, None, {}
+        self._objects, self._sent, self._born, self._past = None, None, {}, None
         self._labels.clear()
         arrived = self._images.arrived(stamp)
         self._emit(Frame(self._camera, stamp, self._images.get(stamp), processed=False, arrived=arrived))

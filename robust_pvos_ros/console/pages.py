@@ -63,6 +63,7 @@ class Page:
         self._texts: deque[str] = deque()
         self._state = ''
         self._waiting: dict[str, Encoded] = {}
+        self._past: dict[str, bytes] = {}
         self._tables: dict[str, str] = {}
         self._beat = False
         self._sent: dict[str, deque[tuple[int, float]]] = {}
@@ -89,6 +90,12 @@ class Page:
             self._waiting[camera] = encoded
             self._changed.set()
 
+    def offer_past(self, camera: str, data: bytes) -> None:
+        """Let masks of a past frame wait, in the place of earlier ones; the page confirms none of them."""
+        if camera in self.watched:
+            self._past[camera] = data
+            self._changed.set()
+
     def tell_objects(self, camera: str, text: str) -> None:
         """Let the objects of a camera wait, in the place of older ones."""
         self._tables[camera] = text
@@ -102,7 +109,7 @@ class Page:
     def watch(self, cameras: frozenset[str]) -> None:
         """Show these cameras from here on."""
         self.watched = cameras
-        for store in (self._waiting, self._newest):
+        for store in (self._waiting, self._newest, self._past):
             for camera in store.keys() - cameras:
                 del store[camera]
 
@@ -146,6 +153,9 @@ class Page:
                     encoded = self._waiting.pop(camera)
                     sent.append((encoded.number, time.monotonic()))
                     await send(encoded.message())
+            while self._past:
+                _, data = self._past.popitem()
+                await send(data)
             while self._tables:
                 _, text = self._tables.popitem()
                 await send(text)
@@ -184,6 +194,7 @@ class Pages:
         self._watched: frozenset[str] = frozenset()
         self._pages: set[Page] = set()
         self._fresh: dict[str, tuple[int, Frame]] = {}
+        self._past: dict[str, Frame] = {}
         self._encoded: dict[str, Encoded] = {}
         self._outdated: dict[str, int] = {}
         self._tables: dict[str, Table] = {}
@@ -254,6 +265,10 @@ class Pages:
 
     def frame(self, frame: Frame) -> None:
         """Take a frame in; an older one of its camera that no page could take is gone."""
+        if frame.past:
+            self._past[frame.camera] = frame
+            self._work.set()
+            return
         self._number += 1
         self._fresh[frame.camera] = self._number, frame
         self._tables[frame.camera] = Table(self._number, replace(frame, image=None, labels=None))
@@ -274,26 +289,39 @@ class Pages:
 
     async def work(self) -> None:
         """Encode and hand out frames until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._work.wait()
             self._work.clear()
+            for camera in list(self._past):
+                data = await self._message(self._past.pop(camera), 0)
+                if data is None:
+                    continue
+                for page in self._pages:
+                    page.offer_past(camera, data)
             for camera in list(self._fresh):
                 if not any(page.can_take(camera) for page in self._pages):
                     continue
                 number, frame = self._fresh.pop(camera)
-                try:
-                    data = await loop.run_in_executor(self._workers, partial(self._encode, frame, number))
-                except Exception as error:
-                    self._note_trouble(camera, error)
+                data = await self._message(frame, number)
+                if data is None:
                     continue
-                self._note_trouble(camera, None)
                 encoded = Encoded(number, data, frame.arrived)
                 # A page that opens later begins with the newest picture; the objects of lost pictures came in between.
                 if frame.image is not None and number >= self._outdated.get(camera, 0):
                     self._encoded[camera] = encoded
                 for page in self._pages:
                     page.offer(camera, encoded)
+
+    async def _message(self, frame: Frame, number: int) -> bytes | None:
+        """A frame as pages get it; None, which they are told, if it cannot be encoded."""
+        loop = asyncio.get_running_loop()
+        try:
+            data = await loop.run_in_executor(self._workers, partial(self._encode, frame, number))
+        except Exception as error:
+            self._note_trouble(frame.camera, error)
+            return None
+        self._note_trouble(frame.camera, None)
+        return data
 
     def _note_trouble(self, camera: str, error: Exception | None) -> None:
         """Tell pages why a camera's pictures cannot be shown, or that they can; the log hears of it once."""

@@ -75,7 +75,7 @@ class Selection:
             return True
         if any(fnmatchcase(topic, pattern) for pattern in self.topics):
             return True
-        repeats = MASK_TOPIC.fullmatch(topic) or topic.endswith('/overlay')
+        repeats = MASK_TOPIC.fullmatch(topic) or topic.endswith(('/overlay', '/past_label_image'))
         return topic.startswith(f'{self.node}/') and (self.pictures or not repeats)
 
 

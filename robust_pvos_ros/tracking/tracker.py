@@ -142,6 +142,20 @@ class VideoTracker:
         newest, _ = self._find(None)
         return self._history.nearest(stamp, newest, tolerance)
 
+    def result_at(self, stamp: int) -> FrameResult:
+        """What is known of a frame that can be prompted, without objects that only came after it.
+
+        Args:
+            stamp: of the frame, as in :meth:`apply`.
+
+        Raises:
+            PromptError: if there is no such frame.
+        """
+        newest, past = self._find(stamp)
+        if past is None:
+            return self._build_result(self._table, newest)
+        return self._build_result({n: row for n, row in past.rows.items() if n in self._table}, past.frame)
+
     def scene(self, stamp: int | None = None) -> Scene:
         """The objects of the table on a frame that can be prompted, for matching detections with them.
 

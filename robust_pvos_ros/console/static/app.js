@@ -72,6 +72,10 @@ link.addEventListener('message', ({detail: message}) => {
 
 link.addEventListener('frame', ({detail: buffer}) => {
   const frame = readFrame(buffer);
+  if (frame.header.type === 'past') {
+    views.get(frame.header.camera)?.amend(frame);
+    return;
+  }
   frame.session = session;
   const {camera, number, objects} = frame.header;
   takeObjects(camera, number, objects);
@@ -122,8 +126,12 @@ function addView(camera) {
   });
   view.addEventListener('drawn', () => {
     if (frozen && !view.frozen) view.freeze(true); // it had no picture yet when the others were frozen
-    list.thumbnails(view);
+    list.thumbnails({...view.canvases, header: view.frame.header});
   });
+  view.addEventListener('kept', ({detail: frame}) => {
+    if (list.lacksPicture(frame.header.objects)) view.glimpse(frame);
+  });
+  view.addEventListener('glimpse', ({detail}) => list.thumbnails(detail));
   view.addEventListener('tell', ({detail}) => say(detail.text, detail.bad));
   view.addEventListener('toggle', watch);
   view.addEventListener('point', ({detail}) => point(view, detail));
@@ -164,7 +172,7 @@ async function prompt(view, parts, target, shape) {
   else fields.label = byId('label').value.trim();
   const answer = await link.request(target ? 'refine' : 'add', fields);
   settle(answer.success);
-  const still = answer.success && view.frozen ? ' Its mask shows on the live picture: unfreeze (F) to see it.' : '';
+  const still = answer.success && view.frozen ? ' Unfreeze (F) to follow it.' : '';
   say(sentence(answer.message) + still, !answer.success);
 }
 

@@ -98,6 +98,7 @@ export class ObjectList extends EventTarget {
     const row = {
       element, chip: find('.chip'), title: find('.title'), facts: find('.facts'), thumb: find('.thumb'),
       form: find('.renaming'), input: find('.renaming input'), rename: find('.rename'), remove: find('.remove'),
+      pictured: false,
     };
     element.dataset.id = id;
     const [red, green, blue] = colourOf(id, this.settings.palette);
@@ -135,13 +136,18 @@ export class ObjectList extends EventTarget {
     row.rename.focus();
   }
 
-  // Small pictures of a camera's objects, cut out of what its view shows.
-  thumbnails(view) {
-    const {picture, masks} = view.canvases;
-    const {width, height, objects} = view.frame.header;
+  // Whether one of these objects could be seen, but has no small picture yet.
+  lacksPicture(objects) {
+    return objects.some((entry) => entry.area && this.rows.get(entry.id)?.pictured === false);
+  }
+
+  // Small pictures of a camera's objects, cut out of canvases with its picture and its masks.
+  thumbnails({picture, masks, header}) {
+    const {width, height, objects} = header;
     for (const entry of objects) {
       const row = this.rows.get(entry.id);
       if (row === undefined || !entry.area) continue;
+      row.pictured = true;
       const pen = row.thumb.getContext('2d');
       const [x0, y0, x1, y1] = entry.box;
       const side = 1.15 * Math.max(x1 - x0, y1 - y0);

@@ -10,7 +10,8 @@ const MARK_TIME = 1500;
 
 export class View extends EventTarget {
   // Events: 'point' (detail: {x, y, background}), 'box' (detail: {box}), 'seen' (detail: a frame that is done with),
-  // 'drawn', 'toggle', 'tell' (detail: {text, bad}).  `frame` is what a 'point' or 'box' was drawn on while it is told.
+  // 'drawn', 'kept' (detail: a frame that waits behind a still picture), 'glimpse' (detail: {picture, masks, header} of
+  // one), 'toggle', 'tell' (detail: {text, bad}).  `frame` is what a 'point' or 'box' was drawn on while it is told.
 
   constructor(camera, template, settings) {
     super();
@@ -29,6 +30,7 @@ export class View extends EventTarget {
     this.replaced = []; // frames that gave way to it
     this.live = null; // the newest frame behind a picture that stands still
     this.busy = false;
+    this.glimpsing = false;
     this.frozen = false;
     this.open = true;
     this.marks = [];
@@ -54,6 +56,7 @@ export class View extends EventTarget {
       this.done(frame);
     } else if (this.isKept(frame)) {
       this.live = frame;
+      this.emit('kept', frame);
       this.done(frame);
     } else {
       if (this.next !== null) this.replaced.push(this.next);
@@ -104,14 +107,46 @@ export class View extends EventTarget {
     this.element.remove();
   }
 
-  put(frame, picture) {
+  // A frame behind a still picture in a canvas for each layer, which nobody sees; it has been done with.
+  async glimpse(frame) {
+    if (this.glimpsing) return;
+    this.glimpsing = true;
     const {width, height} = frame.header;
-    frame.labels = labelsOf(frame);
-    this.frame = frame;
+    const {palette, tint} = this.settings;
+    try {
+      const picture = await createImageBitmap(frame.jpeg);
+      const image = new ImageData(width, height);
+      paintMasks(image, labelsOf(frame), frame, palette, tint, 0);
+      const masks = new OffscreenCanvas(width, height);
+      masks.getContext('2d').putImageData(image, 0, 0);
+      this.emit('glimpse', {picture, masks, header: frame.header});
+      picture.close();
+    } catch (error) {
+      this.tell(`A picture of ${this.camera} could not be shown: ${error.message}.`);
+    }
+    this.glimpsing = false;
+  }
+
+  // Masks that came of a prompt on a picture which is still on the screen.
+  amend({header, lengths, ids}) {
+    if (this.frame === null || header.stamp !== this.frame.header.stamp) return;
+    const {width, height} = this.frame.header;
+    if (header.width !== width || header.height !== height) return;
+    this.show({...this.frame, header: {...this.frame.header, objects: header.objects}, lengths, ids});
+  }
+
+  put(frame, picture) {
     const canvas = this.canvases.picture;
     resize(canvas, picture.width, picture.height);
     canvas.getContext('2d').drawImage(picture, 0, 0);
-    this.stage.style.aspectRatio = `${width} / ${height}`;
+    this.stage.style.aspectRatio = `${frame.header.width} / ${frame.header.height}`;
+    this.show(frame);
+  }
+
+  // A frame whose picture is drawn: its masks, and what is told of it.
+  show(frame) {
+    frame.labels = labelsOf(frame);
+    this.frame = frame;
     this.paint();
     this.element.dataset.stamp = frame.header.stamp;
     this.element.dataset.ids = [...new Set(frame.ids)].filter((id) => id !== 0).sort((a, b) => a - b).join(' ');
