@@ -8,11 +8,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from node_harness import Harness, box_prompt, image, scene, stamp, wait_until
+from node_harness import BOX, Harness, box_prompt, image, scene, stamp, wait_until
 from PIL import Image as Picture
 from robust_pvos_interfaces.msg import TrackedObjects
 from sensor_msgs.msg import CompressedImage, Image
 
+from robust_pvos_ros.messages import nanoseconds
 from robust_pvos_ros.tracking import model as tracking_model
 from robust_pvos_ros.tracking.model import Sam2Model
 
@@ -188,6 +189,31 @@ def test_every_image_of_every_camera_is_accounted_for(rig):
     assert rig.counts('front')['failed'] == 0
 
 
+def test_a_camera_that_floods_takes_no_frame_from_a_slow_one(rig):
+    before = rig.counts('rear'), rig.counts('front')
+    ended = threading.Event()
+
+    def flood() -> None:
+        while not ended.wait(0.002):
+            rig.front(image(scene(), rig.tick()))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        for number in range(8):
+            at = 10**12 + number * 10**9  # a clock of its own
+            rig.rear(compressed(scene(180, 240), at))
+            wait_until(lambda at=at: rig.at('rear', at), 'objects of rear')
+    finally:
+        ended.set()
+        thread.join()
+    rear, front = rig.counts('rear'), rig.counts('front')
+    assert rear['processed'] - before[0]['processed'] == 8 and rear['dropped'] == before[0]['dropped']
+    assert front['dropped'] > before[1]['dropped'], 'the fast one brings more than there is time for'
+    assert front['processed'] - before[1]['processed'] >= 7, 'nor is it starved'
+    rig._clock = 2 * 10**12
+
+
 def test_reports_name_each_camera(rig):
     rig.both()
     rig.diagnostics.clear()
@@ -225,6 +251,36 @@ def test_a_jump_forward_is_counted_and_costs_no_object(rig):
     rig.both()
     assert rig.counts('front')['forward_jumps'] == jumps + 1
     assert set(rig.table()) == {kept}
+
+
+def reported(rig) -> list[dict[str, str]]:
+    """What the diagnostics of this node alone have told so far."""
+    statuses = [status for report in list(rig.diagnostics) for status in report.status]
+    values = [{pair.key: pair.value for pair in status.values} for status in statuses]
+    return [entry for entry in values if entry.get('node') == rig.node.get_fully_qualified_name()]
+
+
+def test_beyond_the_budget_objects_take_turns_and_the_age_of_their_masks_is_told():
+    rig = Rig(namespace='budget', object_budget=1)
+    try:
+        rig.wait_active()
+        rig.both()
+        wanted = [rig.call('add_object', prompt=box_prompt(box, camera='front')) for box in (BOX, (5, 5, 25, 25))]
+        assert all(reply.success for reply in wanted)
+        ids = {reply.object_id for reply in wanted}
+        served = []
+        for _ in range(4):
+            at = rig.both()
+            ages = {o.id: at - nanoseconds(o.mask_stamp) for o in rig.at('front', at)[-1].objects}
+            assert ages.keys() == ids and max(ages.values()) <= 33_333_333
+            served += [object_id for object_id, age in ages.items() if age == 0]
+        assert sorted(served) == sorted([*ids, *ids]) and served[0] != served[1]
+        rig.diagnostics.clear()
+        entries = wait_until(lambda: reported(rig), 'diagnostics')
+        oldest = {status['camera']: float(status['oldest_mask_ms']) for status in entries if 'camera' in status}
+        assert oldest == {'front': pytest.approx(33.3, abs=0.1), 'rear': 0.0}
+    finally:
+        rig.close()
 
 
 def test_names_are_remapped_once():
