@@ -9,12 +9,15 @@ rendered clips, clean and with each corruption at severity 3, by ``benchmarks.ro
 rates of every method with seed 100 alone; the other tables take the best of each method from ``sweep.csv``.
 ``key=value`` changes the recipe of all trainings of a folder, such as ``device=cuda stages.0.clips=8``; with
 ``--train-only`` their files may be carried to another machine and scored there with the same command without it.
+``--by-loss`` takes the rates whose trainings in ``RUN`` had the lowest loss at their end, every clip being seen once
+(``stages.0.passes=1``), and with ``--seconds`` as many steps as the slowest of them would take in that time.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +36,7 @@ RECIPE = Path('training', 'configs', 'moga_compact.yaml')
 SCALE = ('stages.0.size=256', 'stages.0.frames=4', 'stages.0.clips=4')
 """Smaller than the recipe of the shipped adapter, so that dozens of trainings end in hours."""
 SWEEP_SEED = 100
+STEP = re.compile(r' loss ([\d.]+) .* seconds ([\d.]+)')
 GATED = 'adaptation.moga.'
 METHODS: dict[str, tuple[str, ...]] = {
     'moga': (),
@@ -54,12 +58,14 @@ ABLATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     'length': {str(frames): (f'stages.0.frames={frames}',) if frames != 4 else () for frames in (2, 4, 8)},
 }
 RATES = {
-    'moga': (5e-4, 1e-3, 2e-3, 4e-3),
-    'lora': (5e-4, 1e-3, 2e-3, 4e-3),
-    'frame-wise': (5e-4, 1e-3, 2e-3, 4e-3),
-    'fine-tuned': (3e-5, 1e-4, 3e-4, 1e-3),
-    'trained on': (3e-5, 1e-4, 3e-4, 1e-3),
+    'moga': (6e-4, 2e-3, 6e-3),
+    'lora': (6e-4, 2e-3, 6e-3),
+    'frame-wise': (6e-4, 2e-3, 6e-3),
+    'fine-tuned': (6e-5, 2e-4, 6e-4),
+    'trained on': (6e-5, 2e-4, 6e-4),
 }
+LAST = 1 / 3
+"""Of a training, over which its loss and pace are taken."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +140,38 @@ def best_rates(path: Path) -> dict[str, float]:
     return {method: rate for method, (_, rate) in best.items()}
 
 
-def variants_of(table: str, rates: dict[str, float], seeds: Iterable[int]) -> list[Variant]:
+def logged(variant: Variant, run: Path) -> tuple[float, float]:
+    """Mean loss of a training over its end, and mean seconds of a step.
+
+    Raises:
+        SystemExit: if it is missing or too short.
+    """
+    path = run / variant.key / 'log.txt'
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    found = [(float(loss), float(seconds)) for loss, seconds in STEP.findall(text)]
+    if len(found) < 1 / LAST:
+        raise SystemExit(f'{path} holds {len(found)} lines of losses: run the sweep first, longer or with log_steps=5')
+    loss, seconds = np.mean(found[-int(LAST * len(found)) :], 0)
+    return float(loss), float(seconds)
+
+
+def rates_by_loss(run: Path, methods: Sequence[str]) -> dict[str, float]:
+    """The learning rate of each method with the lowest loss at the end of the sweep's trainings."""
+    sweep = variants_of('sweep', {}, (), methods)
+    losses = {variant: logged(variant, run)[0] for variant in sweep}
+    for variant, loss in losses.items():
+        print(f'{variant.key}: loss {loss:.4f}')
+    return {m: min((v for v in sweep if v.method == m), key=lambda v: losses[v]).rate for m in methods}
+
+
+def variants_of(
+    table: str, rates: dict[str, float], seeds: Iterable[int], methods: Sequence[str] = tuple(METHODS)
+) -> list[Variant]:
     """The trainings behind a table."""
     if table == 'sweep':
-        return [Variant(m, m, METHODS[m], rate, SWEEP_SEED) for m in METHODS for rate in RATES[m]]
+        return [Variant(m, m, METHODS[m], rate, SWEEP_SEED) for m in methods for rate in RATES[m]]
     if table == 'methods':
-        return [Variant(m, m, METHODS[m], rates[m], seed) for m in METHODS for seed in seeds]
+        return [Variant(m, m, METHODS[m], rates[m], seed) for m in methods for seed in seeds]
     found = []
     for name, overrides in ABLATIONS[table].items():
         method = 'lora' if METHODS['lora'][0] in overrides else 'moga'
@@ -203,13 +235,22 @@ def main() -> None:
     parser.add_argument('--clips', type=int, default=16)
     parser.add_argument('--prompt', choices=('mask', 'point', 'box'), default='mask')
     parser.add_argument('--out', type=Path, required=True, help='folder of the tables, and of sweep.csv')
+    parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS))
+    parser.add_argument('--by-loss', action='store_true', help='choose rates by the losses of the sweep in --run')
+    parser.add_argument('--seconds', type=float, default=0.0, help='of a training, in place of --steps')
     parser.add_argument('--train-only', action='store_true', help='train and export, score nothing')
     parser.add_argument('changes', nargs='*', metavar='key=value', help='of the recipe, for all trainings')
     options = parser.parse_intermixed_args()  # changes may follow options
     options.out.mkdir(parents=True, exist_ok=True)
-    rates = {} if options.table == 'sweep' else best_rates(options.out / 'sweep.csv')
-    variants = variants_of(options.table, rates, options.seeds)
     run = options.run.resolve()
+    rates: dict[str, float] = {}
+    if options.table != 'sweep':
+        rates = rates_by_loss(run, options.methods) if options.by_loss else best_rates(options.out / 'sweep.csv')
+    if options.seconds:
+        paces = [logged(variant, run)[1] for variant in variants_of('sweep', {}, (), options.methods)]
+        options.steps = int(options.seconds / max(paces))
+    variants = variants_of(options.table, rates, options.seeds, options.methods)
+    print(f'{len(variants)} trainings' + (f' of {options.steps} steps' if options.steps else ''), flush=True)
     methods = {'base': 'base', **{variant.key: variant.option(run) for variant in variants}}
     with ThreadPoolExecutor(options.workers) as pool:
         for trained in [pool.submit(train, variant, run, options.steps, options.changes) for variant in variants]:

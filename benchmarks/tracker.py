@@ -185,6 +185,16 @@ def measure(args: argparse.Namespace, contenders: Contenders, objects: int) -> l
     return rows
 
 
+def rehearse(args: argparse.Namespace, contenders: Contenders) -> None:
+    """Measure for nothing, so that all is compiled, and wait until the file ``--rehearse`` is there."""
+    short = argparse.Namespace(**{**vars(args), 'frames': WARMUP + 2, 'rounds': 1})
+    for objects in args.objects:
+        measure(short, contenders, objects)
+        print(f'{objects} objects: rehearsed', flush=True)
+    while not args.rehearse.exists():
+        time.sleep(0.2)
+
+
 def draw(rows: list[Row], path: Path) -> None:
     """Frames per second against objects, a panel for each image size."""
     import matplotlib as mpl
@@ -220,6 +230,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--encoders', nargs='+', default=['torch'], choices=list(ENCODERS))
     parser.add_argument('--skip', nargs='+', default=[], metavar='RUN', help='rows to leave out, by their full names')
     parser.add_argument('--camera', type=int, nargs=2, metavar=('W', 'H'), help='size of camera images, pixels')
+    parser.add_argument('--rehearse', type=Path, metavar='FILE', help='compile all, then wait until FILE exists')
     parser.add_argument('--out', type=Path, help='folder for tracker.csv and tracker.png')
     args = parser.parse_args(arguments)
     if args.frames <= WARMUP:
@@ -238,6 +249,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Row] = []
     for pixels in args.image_sizes or [0]:
         contenders = Contenders(args, pixels)
+        if args.rehearse:
+            rehearse(args, contenders)
         for objects in args.objects:
             fresh = measure(args, contenders, objects)
             for row in fresh:
