@@ -153,7 +153,12 @@ def test_the_tensorrt_encoder_gives_the_maps_of_torch(tmp_path: Path, precision:
         pytest.skip(str(error))
     config = replace(SHIPPED, precision=precision, encoder='tensorrt')
     model, plain = load_model(config), load_model(SHIPPED)
-    choice = equip_with_encoder(model, config, folder=tmp_path)
+    try:
+        choice = equip_with_encoder(model, config, folder=tmp_path)
+    except ModelError as error:
+        if 'compute capabilit' in str(error):  # TensorRT for RTX leaves data-centre GPUs out
+            pytest.skip(str(error))
+        raise
     assert choice.name == 'tensorrt' and not choice.failure
     for rgb, _ in street(3):
         ours, expected = model.encode(rgb), plain.encode(rgb)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from robust_pvos_ros.export.onnx_file import ExportError, file_digest
-from robust_pvos_ros.tracking.encoder_tensorrt import import_tensorrt
+from robust_pvos_ros.tracking.encoder_tensorrt import import_tensorrt, listening_logger
 
 MAGIC = b'PVOSENG1'
 Note = Callable[[str], None]
@@ -68,7 +68,7 @@ def build_engine(onnx: Path, note: Note = lambda text: None) -> bytes:
     """
     trt = import_tensorrt()
     said: list[str] = []
-    logger = _logger(trt, said)
+    logger = listening_logger(trt, said)
     builder = trt.Builder(logger)
     if builder is None:
         raise ExportError(f'{trt.__name__} {trt.__version__} has no builder here: {"; ".join(said)}')
@@ -84,20 +84,6 @@ def build_engine(onnx: Path, note: Note = lambda text: None) -> bytes:
     if engine is None:
         raise ExportError(f'{trt.__name__} {trt.__version__} cannot build {onnx}: {"; ".join(said[-3:])}')
     return bytes(engine)
-
-
-def _logger(trt: Any, said: list[str]) -> Any:
-    """A TensorRT logger that keeps warnings and errors."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                said.append(text)
-
-    return Logger()
 
 
 def _monitor(trt: Any, note: Note) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,20 @@ def import_tensorrt() -> ModuleType:
     raise ModelError(f'TensorRT is not installed ({"; ".join(said)}): pip install tensorrt-rtx-cu13, or use JetPack')
 
 
+def listening_logger(trt: Any, said: list[str] | deque[str]) -> Any:
+    """A TensorRT logger that appends warnings and errors to ``said``."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
+                said.append(text)
+
+    return Logger()
+
+
 class TensorRTEncoder:
     """A serialised engine of an exported encoder.
 
@@ -49,14 +64,17 @@ class TensorRTEncoder:
         self._device = device
         with torch.cuda.device(device):
             torch.cuda.current_stream()  # TensorRT then joins torch's context instead of making one
-            self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+            self._said: deque[str] = deque(maxlen=8)
+            self._logger: Any = listening_logger(trt, self._said)
+            self._runtime: Any = trt.Runtime(self._logger)
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             self._context: Any = self._engine.create_execution_context() if self._engine is not None else None
         if self._context is None:
+            why = '; '.join(self._said) or 'it was built by another version or for another GPU'
             raise ModelError(
-                f'{trt.__name__} {trt.__version__} refuses the engine on {torch.cuda.get_device_name(device)}: it was '
-                f'built by another version or for another GPU'
+                f'{trt.__name__} {trt.__version__} refuses the engine on {torch.cuda.get_device_name(device)}: {why}'
             )
+        self._said.clear()
         self._shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in EncoderOutput._fields}
 
     @torch.inference_mode()
@@ -69,5 +87,5 @@ class TensorRTEncoder:
         for name, tensor in maps.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(torch.cuda.current_stream(self._device).cuda_stream):
-            raise ModelError('the TensorRT engine failed to run; its own message is on stderr')
+            raise ModelError(f'the TensorRT engine failed to run: {"; ".join(self._said) or "it does not say why"}')
         return EncoderOutput(**maps)
