@@ -36,7 +36,7 @@ RECIPE = Path('training', 'configs', 'moga_compact.yaml')
 SCALE = ('stages.0.size=256', 'stages.0.frames=4', 'stages.0.clips=4')
 """Smaller than the recipe of the shipped adapter, so that dozens of trainings end in hours."""
 SWEEP_SEED = 100
-STEP = re.compile(r' loss ([\d.]+) .* seconds ([\d.]+)')
+STEP = re.compile(r' step (\d+) .* loss ([\d.]+) .* seconds ([\d.]+)')
 GATED = 'adaptation.moga.'
 METHODS: dict[str, tuple[str, ...]] = {
     'moga': (),
@@ -140,28 +140,35 @@ def best_rates(path: Path) -> dict[str, float]:
     return {method: rate for method, (_, rate) in best.items()}
 
 
-def logged(variant: Variant, run: Path) -> tuple[float, float]:
-    """Mean loss of a training over its end, and mean seconds of a step.
+def logged(variant: Variant, run: Path) -> list[tuple[int, float, float]]:
+    """Step, mean loss and mean seconds of a step, of every line in the log of a training.
 
     Raises:
         SystemExit: if it is missing or too short.
     """
     path = run / variant.key / 'log.txt'
     text = path.read_text(encoding='utf-8') if path.is_file() else ''
-    found = [(float(loss), float(seconds)) for loss, seconds in STEP.findall(text)]
+    found = [(int(step), float(loss), float(seconds)) for step, loss, seconds in STEP.findall(text)]
     if len(found) < 1 / LAST:
         raise SystemExit(f'{path} holds {len(found)} lines of losses: run the sweep first, longer or with log_steps=5')
-    loss, seconds = np.mean(found[-int(LAST * len(found)) :], 0)
-    return float(loss), float(seconds)
+    return found
 
 
 def rates_by_loss(run: Path, methods: Sequence[str]) -> dict[str, float]:
-    """The learning rate of each method with the lowest loss at the end of the sweep's trainings."""
-    sweep = variants_of('sweep', {}, (), methods)
-    losses = {variant: logged(variant, run)[0] for variant in sweep}
-    for variant, loss in losses.items():
+    """The learning rate of each method with the lowest loss at the end of the sweep's trainings.
+
+    Trainings that end by the clock differ in steps, and steps differ in their clips: losses are compared on the same
+    steps, the last ones that all have.
+    """
+    losses = {variant: logged(variant, run) for variant in variants_of('sweep', {}, (), methods)}
+    shared = min(lines[-1][0] for lines in losses.values())
+    ends = {
+        variant: float(np.mean([loss for step, loss, _ in lines if (1 - LAST) * shared < step <= shared]))
+        for variant, lines in losses.items()
+    }
+    for variant, loss in ends.items():
         print(f'{variant.key}: loss {loss:.4f}')
-    return {m: min((v for v in sweep if v.method == m), key=lambda v: losses[v]).rate for m in methods}
+    return {m: min((v for v in ends if v.method == m), key=lambda v: ends[v]).rate for m in methods}
 
 
 def variants_of(
@@ -247,7 +254,8 @@ def main() -> None:
     if options.table != 'sweep':
         rates = rates_by_loss(run, options.methods) if options.by_loss else best_rates(options.out / 'sweep.csv')
     if options.seconds:
-        paces = [logged(variant, run)[1] for variant in variants_of('sweep', {}, (), options.methods)]
+        sweep = variants_of('sweep', {}, (), options.methods)
+        paces = [np.mean([seconds for _, _, seconds in logged(variant, run)]) for variant in sweep]
         options.steps = int(options.seconds / max(paces))
     variants = variants_of(options.table, rates, options.seeds, options.methods)
     print(f'{len(variants)} trainings' + (f' of {options.steps} steps' if options.steps else ''), flush=True)

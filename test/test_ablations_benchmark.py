@@ -79,14 +79,16 @@ def test_seeds_are_averaged_and_paired_by_clip(tmp_path: Path) -> None:
     assert (tmp_path / 'methods.csv').read_text().splitlines()[1].startswith('base,,80.00,40.00')
 
 
-def test_rates_are_chosen_by_the_loss_at_the_end(tmp_path: Path) -> None:
+def test_rates_are_chosen_by_the_loss_on_the_same_steps(tmp_path: Path) -> None:
     for variant in ablations.variants_of('sweep', {}, (), ['moga', 'lora']):
         end = 0.3 + abs(variant.rate - 2e-3) if variant.method == 'moga' else 0.5 - variant.rate
         losses = [0.01] * 4 + [end, end]  # a low loss at first counts for nothing
-        lines = [f'step {i} stage a 5%: iou 0.2 loss {v:.4f} norm 0.1 seconds 0.50' for i, v in enumerate(losses)]
+        if variant.rate == 2e-3:
+            losses.append(9.0)  # a further step, on harder clips
+        lines = [f'12:00 step {5 * i} stage a: loss {v:.4f} norm 0.1 seconds 0.50' for i, v in enumerate(losses)]
         (tmp_path / variant.key).mkdir()
         (tmp_path / variant.key / 'log.txt').write_text('\n'.join(lines))
     assert ablations.rates_by_loss(tmp_path, ['moga', 'lora']) == {'moga': 2e-3, 'lora': 6e-3}
-    assert ablations.logged(ablations.variants_of('sweep', {}, (), ['moga'])[1], tmp_path) == (0.3, 0.5)
+    assert ablations.logged(ablations.variants_of('sweep', {}, (), ['moga'])[0], tmp_path)[-1] == (25, 0.3014, 0.5)
     with pytest.raises(SystemExit, match='run the sweep first'):
         ablations.rates_by_loss(tmp_path, ['fine-tuned'])
