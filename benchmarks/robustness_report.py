@@ -102,8 +102,9 @@ def rows_of(methods: Mapping[str, Scores], references: Sequence[str]) -> list[di
             for cells in seeds.values()
         ]
         row['worst to best seed'] = f'{min(each):.1f} to {max(each):.1f}' if len(each) > 1 else ''
-        for reference in references:
-            if reference in methods and reference != name:
+        earlier = references[: references.index(name)] if name in references else references
+        for reference in earlier:
+            if reference in methods:
                 pairs = differences(seeds, methods[reference])
                 row[f'over {reference}'] = described(pairs)
                 row[f'over {reference}, clean'] = described(differences(seeds, methods[reference], clean=True))
