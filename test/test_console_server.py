@@ -184,6 +184,25 @@ def test_a_frame_reaches_every_page_that_watches(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_frames_may_be_confirmed_out_of_order(tmp_path: Path) -> None:
+    """A frame without a picture is done with while the one before it is still being decoded."""
+
+    async def check() -> None:
+        async with running(tmp_path) as site, site.page() as socket:
+            await socket.send_json({'type': 'watch', 'cameras': ['camera']})
+            while not site.segmentation.watched:
+                await asyncio.sleep(0.01)
+            numbers = []
+            for sent in (frame(1), replace(frame(2), image=None)):
+                site.server.pages.frame(sent)
+                numbers.append((await next_frame(socket))[0]['number'])
+            for number in (numbers[1], numbers[0], 99):
+                await socket.send_json({'type': 'shown', 'camera': 'camera', 'number': number})
+            assert 'frame 99 of camera' in (await until(socket, 'refused'))['message']
+
+    asyncio.run(check())
+
+
 def test_masks_of_a_past_frame_reach_a_page_beside_its_frames(tmp_path: Path) -> None:
     late = replace(frame(1), image=None, past=True)
 

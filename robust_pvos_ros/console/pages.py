@@ -67,6 +67,7 @@ class Page:
         self._tables: dict[str, str] = {}
         self._beat = False
         self._sent: dict[str, deque[tuple[int, float]]] = {}
+        self._done: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -119,11 +120,14 @@ class Page:
         Raises:
             ProtocolError: if that frame was not sent to it.
         """
+        if number <= self._done.get(camera, 0):
+            return  # a later frame was done with first: one without a picture need not be decoded
         sent = self._sent.get(camera, deque())
         if number not in [known for known, _ in sent]:
             raise ProtocolError(f'frame {number} of camera {camera!r} is not on its way to this page')
         while sent and sent[0][0] <= number:
             sent.popleft()
+        self._done[camera] = number
         self._changed.set()
 
     def looks_at(self) -> frozenset[str]:
