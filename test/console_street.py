@@ -82,13 +82,23 @@ class Street:
 
 
 class Program:
-    """A ROS program as a child process."""
+    """A ROS program as a child process, which does not outlive a `with` block: it would answer later tests."""
 
     def __init__(self, folder: Path, module: str, *parameters: str) -> None:
         words = [word for text in parameters for word in ('-p', text)]
         self._command = [sys.executable, '-m', f'robust_pvos_ros.{module}', '--ros-args', *words]
         self._log = folder / f'{module}.log'
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self.end()
+        elif self.process is not None:  # what has gone wrong already is what is to be told
+            self.process.kill()
+            self.process.wait()
 
     def start(self) -> None:
         with self._log.open('ab') as log:

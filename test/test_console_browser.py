@@ -54,21 +54,19 @@ def street() -> Iterator[Street]:
 
 @pytest.fixture(scope='module')
 def node(folder: Path, street: Street) -> Iterator[Program]:
-    program = Program(folder, 'segmentation_node', 'history_frames:=90')
-    program.start()
-    wait_until(lambda: street.objects, 'the node to process pictures', 120)
-    yield program
-    program.end()
+    with Program(folder, 'segmentation_node', 'history_frames:=90') as program:
+        program.start()
+        wait_until(lambda: street.objects, 'the node to process pictures', 120)
+        yield program
 
 
 @pytest.fixture(scope='module')
 def address(folder: Path, node: Program) -> Iterator[str]:
     port = free_port()
-    program = Program(folder, 'console.main', f'port:={port}', f'record_folder:={folder / "bags"}')
-    program.start()
-    wait_until(lambda: f'http://127.0.0.1:{port}/' in program.log, 'the console to listen', 60)
-    yield f'http://127.0.0.1:{port}/'
-    program.end()
+    with Program(folder, 'console.main', f'port:={port}', f'record_folder:={folder / "bags"}') as program:
+        program.start()
+        wait_until(lambda: f'http://127.0.0.1:{port}/' in program.log, 'the console to listen', 60)
+        yield f'http://127.0.0.1:{port}/'
     assert 'Traceback' not in program.log, program.log
 
 
@@ -355,20 +353,19 @@ def test_a_server_that_is_gone_is_said_and_found_again(
     browser: Any, folder: Path, node: Program, street: Street
 ) -> None:
     port = free_port()
-    program = Program(folder, 'console.main', f'port:={port}', f'record_folder:={folder / "bags"}')
-    program.start()
-    wait_until(lambda: f'http://127.0.0.1:{port}/' in program.log, 'the console to listen', 60)
-    console = Console(browser, f'http://127.0.0.1:{port}/', street)
-    try:
-        program.end()
-        banner = console.page.locator('#banner')
-        console.wait(lambda: banner.is_visible() and 'Trying again' in banner.inner_text(), 'the page to say it')
-        console.picture('server_gone')
+    with Program(folder, 'console.main', f'port:={port}', f'record_folder:={folder / "bags"}') as program:
         program.start()
-        console.wait(lambda: not banner.is_visible(), 'the page to recover', 60)
-        first = console.stamp
-        console.wait(lambda: console.stamp != first, 'pictures again', 30)
-    finally:
-        console.faults.clear()  # Chromium logs the connections that it could not make
-        console.close()
-        program.end()
+        wait_until(lambda: f'http://127.0.0.1:{port}/' in program.log, 'the console to listen', 60)
+        console = Console(browser, f'http://127.0.0.1:{port}/', street)
+        try:
+            program.end()
+            banner = console.page.locator('#banner')
+            console.wait(lambda: banner.is_visible() and 'Trying again' in banner.inner_text(), 'the page to say it')
+            console.picture('server_gone')
+            program.start()
+            console.wait(lambda: not banner.is_visible(), 'the page to recover', 60)
+            first = console.stamp
+            console.wait(lambda: console.stamp != first, 'pictures again', 30)
+        finally:
+            console.faults.clear()  # Chromium logs the connections that it could not make
+            console.close()

@@ -10,6 +10,7 @@ The figures go to stalled_page.txt and slow_page.txt in the folder PVOS_ARTEFACT
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -125,11 +126,10 @@ def report(name: str, without: Sequence[Window], beside: Sequence[Window]) -> st
 
 def test_pages_that_stand_still_or_are_slow_do_not_slow_the_node(tmp_path: Path) -> None:
     street = Street(rate=RATE)
-    node = Program(tmp_path, 'segmentation_node')
-    console = Program(tmp_path, 'console.main', 'port:=0')
     stalled: list[Window] = []
     slow: list[Window] = []
-    try:
+    programs = Program(tmp_path, 'segmentation_node'), Program(tmp_path, 'console.main', 'port:=0')
+    with contextlib.closing(street), programs[0] as node, programs[1] as console:
         node.start()
         wait_until(lambda: street.objects, 'the node to process pictures', 120)
         add_object(street)
@@ -158,10 +158,6 @@ def test_pages_that_stand_still_or_are_slow_do_not_slow_the_node(tmp_path: Path)
                 continue
             if best(without, stalled).above(LEAST) and best(without, slow).above(LEAST_SLOW):
                 break
-    finally:
-        for program in (console, node):
-            program.end()
-        street.close()
     seen = '; '.join((report('stalled', without, stalled), report('slow', without, slow)))
     judged = (best(without, stalled), LEAST), (best(without, slow), LEAST_SLOW)
     assert not any(ratio.below(least) for ratio, least in judged), seen
