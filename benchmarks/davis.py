@@ -32,7 +32,7 @@ from robust_pvos_ros.evaluation.protocol import (
     evaluate_sequence,
 )
 from robust_pvos_ros.evaluation.sheet import SheetRow, draw_tile, write_sheet
-from robust_pvos_ros.tracking.checkpoints import MODEL_NAMES, shipped_weights
+from robust_pvos_ros.tracking.checkpoints import MODEL_NAMES, adapter_file, shipped_weights
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, PvosError, TrackerConfig
@@ -53,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--model', choices=MODEL_NAMES, default='compact')
     parser.add_argument('--checkpoint', default='', help='weights file (default: the shipped compact model)')
     parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the weights (compact only)')
-    parser.add_argument('--adapter', default='', help='adapter file; empty runs stock SAM 2')
+    parser.add_argument('--adapter', default='auto', help='a file, auto (the shipped one) or none (stock SAM 2)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32 or bfloat16')
     parser.add_argument('--memory-policy', choices=MEMORY_POLICIES, default=TrackerConfig().memory_policy)
@@ -212,8 +212,9 @@ def append_log(path: Path, results: Results, about: Mapping[str, object], note: 
 def describe(options: argparse.Namespace, data: Path) -> dict[str, object]:
     """What was run on what, for the results and the log."""
     files = [] if options.flow_only else [Path(options.checkpoint) if options.checkpoint else shipped_weights()]
-    if options.adapter:
-        files.append(Path(options.adapter))
+    adapter = adapter_file(ModelConfig(options.model, options.checkpoint, adapter=options.adapter))
+    if files and adapter is not None:
+        files.append(adapter)
     return {
         **describe_run(),
         'weights': '+'.join(file_hash(path) for path in files),

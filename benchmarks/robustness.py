@@ -231,11 +231,13 @@ def log_run(options: argparse.Namespace, scores: Sequence[Score]) -> None:
     about, weights = describe_run(), settings_of(options)['weights']
     with (REPOSITORY / RUN_LOG).open('a', newline='', encoding='utf-8') as file:
         for text in options.methods:
-            rows = [s for s in scores if s.method == text.partition('=')[0]]
+            name, _, own = text.partition('=')
+            rows = [s for s in scores if s.method == name]
             if not rows:
                 continue
             means = [np.mean([getattr(s, part) for s in rows]) for part in ('region', 'contour', 'mean')]
-            note = f'robustness: {len(rows)} clips, clean and corrupted, {text}'
+            by = f'{name}={Path(own).name}' if own else name
+            note = f'robustness: {len(rows)} clips, clean and corrupted, {by}'
             cells = [f'{value:.2f}' for value in means]
             csv.writer(file).writerow([about['date'], about['commit'], weights, options.prompt, *cells, '', note])
 

@@ -68,6 +68,8 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
     full_name = node.get_fully_qualified_name()
     values: dict[str, object] = {'node': full_name, 'state': state, 'resident_memory_mb': resident_megabytes()}
     if model is not None and configuration is not None:
+        from robust_pvos_ros.tracking.checkpoints import adapter_file  # loads torch, as the model has
+
         values |= {
             'model': model.name,
             'encoder': model.encoder.name,
@@ -75,7 +77,7 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
             'device': str(model.device),
             'staging': model.stager.name,
             'precision': model.precision,
-            'adapter': configuration.model.adapter or 'none',
+            'adapter': str(adapter_file(configuration.model) or 'none'),
             'memory_policy': configuration.tracker.memory_policy,
             'overload_policy': configuration.node.overload_policy,
         }

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 
 from robust_pvos_ros.tracking.checkpoints import (
     OFFICIAL_CONFIGS,
+    adapter_file,
     build_official,
     build_sam,
     read_compact,
     resolve_device,
+    shipped_adapter,
     shipped_weights,
 )
 from robust_pvos_ros.tracking.model import load_model
@@ -141,3 +143,19 @@ def test_the_compact_model_runs_at_other_sizes() -> None:
 def test_bad_model_configurations_are_refused(fields: dict) -> None:
     with pytest.raises(ModelError):
         load_model(ModelConfig(**fields))
+
+
+def test_auto_takes_the_adapter_that_ships_with_the_weights(tmp_path: Path) -> None:
+    ships = shipped_adapter() if shipped_adapter().is_file() else None
+    assert adapter_file(ModelConfig(adapter='auto')) == ships
+    assert adapter_file(ModelConfig(adapter='auto', checkpoint='own.safetensors')) is None
+    assert adapter_file(ModelConfig('sam2.1_tiny', 'tiny.pt', adapter='auto')) is None
+    assert adapter_file(ModelConfig(adapter='none')) is None and adapter_file(ModelConfig(adapter='')) is None
+    assert adapter_file(ModelConfig(adapter=str(tmp_path / 'own.safetensors'))) == tmp_path / 'own.safetensors'
+
+
+@pytest.mark.skipif(not shipped_adapter().is_file(), reason=f'{shipped_adapter().name} is not there')
+def test_the_shipped_adapter_fits_the_shipped_weights() -> None:
+    model = load_model(ModelConfig(device='cpu', threads=1, adapter='auto'))
+    assert model.adapter is not None and model.adapter.config.conditioning == 'object'
+    assert load_model(ModelConfig(device='cpu', threads=1, adapter='none')).adapter is None

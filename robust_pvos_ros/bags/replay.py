@@ -25,7 +25,7 @@ from robust_pvos_ros.bags.runner import CameraRun, Runner, output_topic
 from robust_pvos_ros.bags.writer import BagWriter
 from robust_pvos_ros.corruption.corruption import ClipCorruption, parse_corruptions
 from robust_pvos_ros.evaluation.protocol import PromptKind
-from robust_pvos_ros.tracking.checkpoints import shipped_weights
+from robust_pvos_ros.tracking.checkpoints import adapter_file, shipped_weights
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError, TrackerConfig
@@ -82,7 +82,7 @@ def file_hash(path: Path) -> str:
 def describe(reader: BagReader, options: RunOptions) -> dict[str, Any]:
     """The settings that a run's masks depend on, and the names it goes by in reports."""
     weights = Path(options.model.checkpoint) if options.model.checkpoint else shipped_weights()
-    adapter = Path(options.model.adapter) if options.model.adapter else None
+    adapter = adapter_file(options.model)
     prompts = options.prompts_from_truth or (options.prompt_file and file_hash(options.prompt_file)) or 'recorded'
     return {
         'sequence': reader.about.get('sequence', reader.name),

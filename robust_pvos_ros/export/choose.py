@@ -14,7 +14,7 @@ from torch import Tensor
 from robust_pvos_ros.export.engine import cached_engine, make_key
 from robust_pvos_ros.export.onnx_file import cache_folder, encoder_digest, export_onnx
 from robust_pvos_ros.tracking.adapters import load_adapter
-from robust_pvos_ros.tracking.checkpoints import build_sam
+from robust_pvos_ros.tracking.checkpoints import adapter_file, build_sam
 from robust_pvos_ros.tracking.compiled import OUT_OF_MEMORY as OUT_OF_MEMORY
 from robust_pvos_ros.tracking.compiled import compile_model
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput
@@ -152,8 +152,8 @@ def exported(model: str, sam: SAM2Base, digest: str, folder: Path, precision: st
 def fresh_sam(config: ModelConfig) -> SAM2Base:
     """The network of ``config`` in float32 on the CPU, an adapter's LayerNorms in it."""
     sam = build_sam(config.model, config.checkpoint, config.image_size)
-    if config.adapter:
-        load_adapter(config.adapter, sam, config.model)
+    if (adapter := adapter_file(config)) is not None:
+        load_adapter(adapter, sam, config.model)
     return sam.eval().requires_grad_(False)
 
 

@@ -17,7 +17,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
-from robust_pvos_ros.tracking.types import ModelError
+from robust_pvos_ros.tracking.types import ModelConfig, ModelError
 
 COMPACT_FORMAT = 'robust_pvos_compact'
 OFFICIAL_CONFIGS = {
@@ -51,6 +51,22 @@ def resolve_device(name: str) -> torch.device:
 def shipped_weights() -> Path:
     """Path of the compact model's weights inside the package."""
     return Path(str(resources.files('robust_pvos_ros.tracking') / 'weights' / 'compact.safetensors'))
+
+
+def shipped_adapter() -> Path:
+    """Path of the compact model's adapter inside the package."""
+    return shipped_weights().with_name('compact_moga.safetensors')
+
+
+def adapter_file(config: ModelConfig) -> Path | None:
+    """The adapter that a configuration asks for; None for stock SAM 2.
+
+    ``auto`` takes the shipped one for the shipped weights, which are the ones it was trained on.
+    """
+    if config.adapter == 'auto':
+        ships = config.model == 'compact' and not config.checkpoint and shipped_adapter().is_file()
+        return shipped_adapter() if ships else None
+    return Path(config.adapter) if config.adapter not in ('', 'none') else None
 
 
 def build_sam(model: str, checkpoint: str = '', image_size: int = 0) -> SAM2Base:

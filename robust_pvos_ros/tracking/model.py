@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robust_pvos_ros.tracking.adapters import MogaAdapter, load_adapter
 from robust_pvos_ros.tracking.attention import CachedMemoryAttention, Step
-from robust_pvos_ros.tracking.checkpoints import build_sam, resolve_device
+from robust_pvos_ros.tracking.checkpoints import adapter_file, build_sam, resolve_device
 from robust_pvos_ros.tracking.encoder import Encoder, EncoderOutput, TorchEncoder
 from robust_pvos_ros.tracking.layout import lay_out
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, assemble
@@ -296,6 +296,7 @@ def load_model(config: ModelConfig) -> Sam2Model:
     if config.threads or device.type == 'cpu':
         set_threads(config.threads)
     sam = build_sam(config.model, config.checkpoint, config.image_size)
-    adapter = load_adapter(config.adapter, sam, config.model) if config.adapter else None
+    file = adapter_file(config)
+    adapter = load_adapter(file, sam, config.model) if file is not None else None
     sam = sam.to(device).eval().requires_grad_(False)
     return Sam2Model(sam, config.model, adapter, precision)
