@@ -70,6 +70,7 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
     if model is not None and configuration is not None:
         from robust_pvos_ros.tracking.checkpoints import adapter_file  # loads torch, as the model has
 
+        adapter = adapter_file(configuration.model)
         values |= {
             'model': model.name,
             'encoder': model.encoder.name,
@@ -77,7 +78,7 @@ def node_status(node: ReportedNode) -> DiagnosticStatus:
             'device': str(model.device),
             'staging': model.stager.name,
             'precision': model.precision,
-            'adapter': str(adapter_file(configuration.model) or 'none'),
+            'adapter': adapter.name if adapter is not None else 'none',
             'memory_policy': configuration.tracker.memory_policy,
             'overload_policy': configuration.node.overload_policy,
         }
