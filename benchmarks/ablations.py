@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import robustness
-from benchmarks.provenance import REPOSITORY, describe_run
+from benchmarks.provenance import REPOSITORY
+from benchmarks.tables import write_table
 from training.export_adapter import export_adapter
 from training.export_weights import export
 
@@ -216,21 +217,6 @@ def _mean(values: Iterable[float]) -> str:
     return f'{np.mean(list(values)):.2f}'
 
 
-def write(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """``path`` with the suffixes .csv and .md."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.with_suffix('.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, names, restval='', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ['| ' + ' | '.join(names) + ' |', '|' + ' --- |' * len(names)]
-    lines += ['| ' + ' | '.join(row.get(name, '') for name in names) + ' |' for row in rows]
-    about = describe_run()
-    text = '\n'.join(lines) + f'\n\n`{about["command"]}`, commit {about["commit"]}, {about["date"]}\n'
-    path.with_suffix('.md').write_text(text, encoding='utf-8')
-    print(text)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,7 +253,7 @@ def main() -> None:
             return
         found = [pool.submit(score, key, m, run, options.clips, options.prompt) for key, m in methods.items()]
         scores = [row for rows in found for row in rows.result()]
-    write(summary(variants, scores), options.out / options.table)
+    print(write_table(summary(variants, scores), options.out / options.table))
 
 
 if __name__ == '__main__':

@@ -11,15 +11,14 @@ and ``scores.csv`` with all rows.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.provenance import describe_run
 from benchmarks.robustness import CLEAN, Score, append_scores, plot, read_scores
+from benchmarks.tables import write_table
 from robust_pvos_ros.corruption.corruption import KINDS
 
 ROUNDS = 10_000
@@ -112,21 +111,6 @@ def rows_of(methods: Mapping[str, Scores], references: Sequence[str]) -> list[di
     return rows
 
 
-def write(rows: Sequence[dict[str, str]], out: Path) -> str:
-    """``table.csv`` and ``table.md`` with the command and commit that made them; the latter is returned."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with (out / 'table.csv').open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, names, restval='', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ['| ' + ' | '.join(names) + ' |', '|' + ' --- |' * len(names)]
-    lines += ['| ' + ' | '.join(row.get(name, '') for name in names) + ' |' for row in rows]
-    about = describe_run()
-    text = '\n'.join(lines) + f'\n\n`{about["command"]}`, commit {about["commit"]}, {about["date"]}\n'
-    (out / 'table.md').write_text(text, encoding='utf-8')
-    return text
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         append_scores(kept, scores)
     shown = [s for s in scores if s.case.corruption == CLEAN or s.case.severity == options.severity]
     plot([replace(s, method=family(s.method)[0]) for s in shown], options.out / 'plot.png')
-    print(write(rows_of(gather(scores, options.severity), options.references), options.out))
+    print(write_table(rows_of(gather(scores, options.severity), options.references), options.out / 'table'))
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import ablations
 from benchmarks.robustness import CLEAN, Case, Score
+from benchmarks.tables import write_table
 from training.config import load_config
 
 RATES = {'moga': 5e-4, 'lora': 1e-3, 'frame-wise': 5e-4, 'fine-tuned': 3e-5, 'trained on': 1e-4}
@@ -73,7 +74,7 @@ def test_seeds_are_averaged_and_paired_by_clip(tmp_path: Path) -> None:
         'method': 'moga', 'learning rate': '0.0005', 'clean': '80.00', 'corrupted': '42.00',
         'seeds': '42.00 to 42.00', 'over base': '+2.00', '95 %': '+1.00 to +3.00',
     }  # fmt: skip
-    ablations.write([base, moga], tmp_path / 'methods')
+    write_table([base, moga], tmp_path / 'methods')
     assert '| moga | 0.0005 | 80.00 | 42.00 | 42.00 to 42.00 | +2.00 | +1.00 to +3.00 |' in (
         tmp_path / 'methods.md').read_text()  # fmt: skip
     assert (tmp_path / 'methods.csv').read_text().splitlines()[1].startswith('base,,80.00,40.00')
