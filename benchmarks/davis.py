@@ -53,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--model', choices=MODEL_NAMES, default='compact')
     parser.add_argument('--checkpoint', default='', help='weights file (default: the shipped compact model)')
     parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the weights (compact only)')
-    parser.add_argument('--adapter', default='auto', help='a file, auto (the shipped one) or none (stock SAM 2)')
+    parser.add_argument('--adapter', default='none', help='a file, shipped, or none (stock SAM 2)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32 or bfloat16')
     parser.add_argument('--memory-policy', choices=MEMORY_POLICIES, default=TrackerConfig().memory_policy)

@@ -53,9 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models = {
-        str(path or 'shipped'): load_model(
-            ModelConfig(checkpoint=str(path or ''), adapter='none', threads=options.threads)
-        )
+        str(path or 'shipped'): load_model(ModelConfig(checkpoint=str(path or ''), threads=options.threads))
         for path in options.weights or [None]
     }
     trackers = [(name, kind, policy) for name in models for kind in options.prompts for policy in options.policies]

@@ -39,7 +39,8 @@ def overlays(trackers: dict[str, VideoTracker], rgb: np.ndarray, index: int, pro
     pictures = []
     for tracker in trackers.values():
         result = tracker.step(rgb, index, prompts if index == 0 else ())
-        pictures.append(draw_overlay(rgb, result.masks, result.objects))
+        drawn = draw_overlay(rgb, result.masks, result.objects)
+        pictures.append(cv2.cvtColor(drawn, cv2.COLOR_BGR2RGB))
     return pictures
 
 

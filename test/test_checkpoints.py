@@ -145,17 +145,16 @@ def test_bad_model_configurations_are_refused(fields: dict) -> None:
         load_model(ModelConfig(**fields))
 
 
-def test_auto_takes_the_adapter_that_ships_with_the_weights(tmp_path: Path) -> None:
-    ships = shipped_adapter() if shipped_adapter().is_file() else None
-    assert adapter_file(ModelConfig(adapter='auto')) == ships
-    assert adapter_file(ModelConfig(adapter='auto', checkpoint='own.safetensors')) is None
-    assert adapter_file(ModelConfig('sam2.1_tiny', 'tiny.pt', adapter='auto')) is None
-    assert adapter_file(ModelConfig(adapter='none')) is None and adapter_file(ModelConfig(adapter='')) is None
+def test_a_configuration_names_its_adapter(tmp_path: Path) -> None:
+    assert adapter_file(ModelConfig()) is None and adapter_file(ModelConfig(adapter='')) is None
     assert adapter_file(ModelConfig(adapter=str(tmp_path / 'own.safetensors'))) == tmp_path / 'own.safetensors'
+    assert adapter_file(ModelConfig(adapter='shipped')) == shipped_adapter()
+    for fields in ({'checkpoint': 'own.safetensors'}, {'model': 'sam2.1_tiny', 'checkpoint': 'tiny.pt'}):
+        with pytest.raises(ModelError, match="belongs to the shipped weights of model 'compact'"):
+            adapter_file(ModelConfig(**fields, adapter='shipped'))
 
 
-@pytest.mark.skipif(not shipped_adapter().is_file(), reason=f'{shipped_adapter().name} is not there')
 def test_the_shipped_adapter_fits_the_shipped_weights() -> None:
-    model = load_model(ModelConfig(device='cpu', threads=1, adapter='auto'))
+    model = load_model(ModelConfig(device='cpu', threads=1, adapter='shipped'))
     assert model.adapter is not None and model.adapter.config.conditioning == 'object'
-    assert load_model(ModelConfig(device='cpu', threads=1, adapter='none')).adapter is None
+    assert shipped_adapter().stat().st_size + shipped_weights().stat().st_size < 40e6

@@ -194,7 +194,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--model', choices=MODEL_NAMES, default='compact')
     parser.add_argument('--checkpoint', default='', help='weights file (default: the shipped compact model)')
-    parser.add_argument('--adapter', default='auto', help='a file, auto (the shipped one) or none (stock SAM 2)')
+    parser.add_argument('--adapter', default='none', help='a file, shipped, or none (stock SAM 2)')
     parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the weights (compact only)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32 or bfloat16')

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('output', type=Path, help='ONNX file to write')
     parser.add_argument('--model', choices=MODEL_NAMES, default='compact')
     parser.add_argument('--checkpoint', default='', help='weights file (default: the shipped compact model)')
-    parser.add_argument('--adapter', default='auto', help='whose LayerNorms are merged: a file, auto (shipped) or none')
+    parser.add_argument('--adapter', default='none', help='whose LayerNorms are merged: a file, shipped or none')
     parser.add_argument('--image-size', type=int, default=0, help='pixels; 0 takes that of the weights')
     parser.add_argument('--precision', choices=PRECISIONS, default='float32')
     parser.add_argument('--engine', action='store_true', help='also build the TensorRT engine, beside the file')

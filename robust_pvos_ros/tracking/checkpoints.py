@@ -61,12 +61,14 @@ def shipped_adapter() -> Path:
 def adapter_file(config: ModelConfig) -> Path | None:
     """The adapter that a configuration asks for; None for stock SAM 2.
 
-    ``auto`` takes the shipped one for the shipped weights, which are the ones it was trained on.
+    Raises:
+        ModelError: if the shipped one is asked for with weights that it was not trained on.
     """
-    if config.adapter == 'auto':
-        ships = config.model == 'compact' and not config.checkpoint and shipped_adapter().is_file()
-        return shipped_adapter() if ships else None
-    return Path(config.adapter) if config.adapter not in ('', 'none') else None
+    if config.adapter != 'shipped':
+        return Path(config.adapter) if config.adapter not in ('', 'none') else None
+    if config.model != 'compact' or config.checkpoint:
+        raise ModelError("adapter 'shipped' belongs to the shipped weights of model 'compact': name a file, or 'none'")
+    return shipped_adapter()
 
 
 def build_sam(model: str, checkpoint: str = '', image_size: int = 0) -> SAM2Base:

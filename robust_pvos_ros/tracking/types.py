@@ -227,8 +227,8 @@ class ModelConfig:
         checkpoint: path of the weights; empty takes the shipped file (``compact`` only).
         image_size: side of the square that the network sees, pixels, a multiple of 32; 0 takes that of the weights, the
             only one for SAM 2.1.  A larger one sees smaller things and takes longer.
-        adapter: path of an adapter file (safetensors); ``none`` (or empty) runs stock SAM 2, ``auto`` takes the adapter
-            that ships with the weights, which those of ``compact`` have.
+        adapter: path of an adapter file (safetensors), ``none`` (or empty) for stock SAM 2, or ``shipped`` for the one
+            that belongs to the shipped weights of ``compact``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU and on a CPU that multiplies it natively.
         threads: CPU threads of torch; on a CPU 0 takes all cores but one, which the middleware needs.
@@ -241,7 +241,7 @@ class ModelConfig:
     model: str = 'compact'
     checkpoint: str = ''
     image_size: int = 0
-    adapter: str = 'auto'
+    adapter: str = 'none'
     device: str = 'auto'
     precision: str = 'auto'
     threads: int = 0
