@@ -186,7 +186,7 @@ def plot(scores: Sequence[Score], path: Path) -> None:
         axes.bar(np.arange(len(kinds)) + number * width, values, width, label=method)
     axes.set_xticks(np.arange(len(kinds)) + 0.4 - width / 2, [kind.replace('_', '\n') for kind in kinds])
     axes.set_ylabel('J&F')
-    axes.legend()
+    figure.legend(loc='outside right upper')
     axes.grid(axis='y', alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
