@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -114,7 +115,6 @@ def load_methods(texts: Sequence[str], model: str, checkpoint: str, threads: int
     return {name: _load_method(text, model, checkpoint, threads) for name, text in zip(names, texts, strict=True)}
 
 
-@lru_cache(maxsize=64)
 def _load_method(text: str, model: str, checkpoint: str, threads: int) -> Sam2Model:
     _, _, file = text.partition('=')
     own = file.startswith('weights:')
@@ -251,11 +251,14 @@ def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]
 
 
 def score_case(
-    options: argparse.Namespace, case: Case, name: str, clip: Iterable[AnnotatedFrame], texts: Sequence[str]
+    options: argparse.Namespace,
+    case: Case,
+    name: str,
+    clip: Iterable[AnnotatedFrame],
+    models: Mapping[str, Sam2Model],
 ) -> list[Score]:
     """One clip, corrupted in one way, with several methods on the same frames; none of a clip without objects."""
     config = TrackerConfig(max_objects=255)
-    models = load_methods(texts, options.model, options.checkpoint, options.threads)
     segmenters = {m: TrackerSegmenter(VideoTracker(model, config), options.prompt) for m, model in models.items()}
     found = evaluate_sequence(name, case.frames(name, clip), segmenters, options.scored_frames)
     means = {method: found[method].mean for method in models if found[method].objects}
@@ -263,10 +266,11 @@ def score_case(
 
 
 class _Worker:
-    """A process of ``--workers``: it finds the clips once."""
+    """A process of ``--workers``: it finds the clips once and loads each method once."""
 
     find_clips: FindClips
     clips: Mapping[str, Iterable[AnnotatedFrame]] | None = None
+    models: ClassVar[dict[str, dict[str, Sam2Model]]] = {}
 
     @classmethod
     def begin(cls, find_clips: FindClips, threads: int) -> None:
@@ -279,7 +283,10 @@ class _Worker:
         """One method on several clips, corrupted in one way."""
         if cls.clips is None:
             cls.clips = cls.find_clips()
-        return [score for name in names for score in score_case(options, case, name, cls.clips[name], [text])]
+        if text not in cls.models:
+            cls.models[text] = load_methods([text], options.model, options.checkpoint, options.threads)
+        found = [score_case(options, case, name, cls.clips[name], cls.models[text]) for name in names]
+        return [score for scores in found for score in scores]
 
 
 Task = tuple[Case, list[str], list[str]]
@@ -301,8 +308,10 @@ def missing_tasks(
     return [task for task in tasks if task[1] and task[2]]
 
 
-def found_scores(options: argparse.Namespace, tasks: Sequence[Task], find_clips: FindClips) -> Iterator[list[Score]]:
-    """The scores of all tasks, one after the other."""
+def found_scores(
+    options: argparse.Namespace, tasks: Sequence[Task], find_clips: FindClips, models: Mapping[str, Sam2Model]
+) -> Iterator[list[Score]]:
+    """The scores of all tasks, one after the other; ``models`` are those of this process, by name."""
     if options.workers > 1:
         context = get_context('spawn')  # a fork of a process with CUDA or torch's threads cannot use them
         with ProcessPoolExecutor(options.workers, context, _Worker.begin, (find_clips, options.threads)) as pool:
@@ -310,21 +319,23 @@ def found_scores(options: argparse.Namespace, tasks: Sequence[Task], find_clips:
             yield from (future.result() for future in futures)
         return
     clips = find_clips()
-    yield from (score_case(options, case, name, clips[name], texts) for case, [name], texts in tasks)
+    for case, [name], texts in tasks:
+        own = [text.partition('=')[0] for text in texts]
+        yield score_case(options, case, name, clips[name], {method: models[method] for method in own})
 
 
 def run(options: argparse.Namespace, find_clips: FindClips) -> list[Score]:
     """Score on the clips what is missing in ``scores.csv``; returns all rows."""
     find_clips = lru_cache(maxsize=1)(find_clips) if options.workers <= 1 else find_clips
     names = list(find_clips())
-    load_methods(options.methods, options.model, options.checkpoint, options.threads)
+    models = load_methods(options.methods, options.model, options.checkpoint, options.threads)
     check_settings(options)
     file = options.out / 'scores.csv'
     scores = read_scores(file)
     tasks = missing_tasks(options, names, {(score.case, score.clip, score.method) for score in scores})
-    begun = len(scores)
+    begun, found = len(scores), found_scores(options, tasks, find_clips, models)
     try:
-        for fresh in tqdm(found_scores(options, tasks, find_clips), total=len(tasks), unit='task', disable=None):
+        for fresh in tqdm(found, total=len(tasks), unit='task', disable=None):
             append_scores(file, fresh)
             scores += fresh
     finally:
