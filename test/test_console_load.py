@@ -59,10 +59,6 @@ class Measured(NamedTuple):
         """Whether the ratio is clearly above a bound."""
         return self.ratio - least > SURE * self.error
 
-    def below(self, least: float) -> bool:
-        """Whether it is clearly below."""
-        return least - self.ratio > SURE * self.error
-
     def __str__(self) -> str:
         return f'ratio {self.ratio:.3f}, standard error {self.error:.3f}'
 
@@ -160,6 +156,4 @@ def test_pages_that_stand_still_or_are_slow_do_not_slow_the_node(tmp_path: Path)
                 break
     seen = '; '.join((report('stalled', without, stalled), report('slow', without, slow)))
     judged = (best(without, stalled), LEAST), (best(without, slow), LEAST_SLOW)
-    assert not any(ratio.below(least) for ratio, least in judged), seen
-    if not all(ratio.ratio >= least for ratio, least in judged):
-        pytest.skip(f'the machine has too much other work to tell: {seen}')
+    assert all(ratio.ratio >= least for ratio, least in judged), seen
