@@ -1,6 +1,6 @@
 """J&F of the tracker on held-out rendered clips: what choices are made on, since real clips only report.
 
-    python -m benchmarks.held_out [--clips 12] [--frames 40] [--prompts mask point box] [--policies stock selective]
+    python -m benchmarks.held_out [--clips 12] [--frames 40] [--prompts mask point box] [--settings stock selective]
 
 Clips are rendered with seeds that training never draws; objects leave, hide and return.  The first frame of each object
 is given by a prompt and not scored.
@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
 
+from benchmarks.identity import SETTINGS
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame
 from robust_pvos_ros.evaluation.metrics import ObjectScore, mean_score
 from robust_pvos_ros.evaluation.protocol import PromptKind, TrackerSegmenter, evaluate_sequence
 from robust_pvos_ros.procedural.video import render_clips
 from robust_pvos_ros.tracking.model import load_model
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import MEMORY_POLICIES, ModelConfig, TrackerConfig
+from robust_pvos_ros.tracking.types import ModelConfig
 from training.validate import VALIDATION_SEED, validation_bank
 
 SMALLEST = 0.003  # of the picture: objects that begin smaller are left out
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=40)
     parser.add_argument('--size', type=int, default=384, help='pixels of the rendered pictures')
     parser.add_argument('--prompts', nargs='+', choices=get_args(PromptKind), default=list(get_args(PromptKind)))
-    parser.add_argument('--policies', nargs='+', choices=MEMORY_POLICIES, default=list(MEMORY_POLICIES))
+    parser.add_argument('--settings', nargs='+', choices=SETTINGS, default=['stock'], help='of benchmarks.identity')
     parser.add_argument('--weights', nargs='+', type=Path, default=[], help='files (default: what ships)')
     parser.add_argument('--threads', type=int, default=1)
     options = parser.parse_args()
@@ -56,12 +58,12 @@ def main() -> None:
         str(path or 'shipped'): load_model(ModelConfig(checkpoint=str(path or ''), threads=options.threads))
         for path in options.weights or [None]
     }
-    trackers = [(name, kind, policy) for name in models for kind in options.prompts for policy in options.policies]
+    trackers = [(name, kind, setting) for name in models for kind in options.prompts for setting in options.settings]
     scores: dict[tuple[str, str, str], list[ObjectScore]] = {key: [] for key in trackers}
     for number in range(options.clips):
         methods = {
             ' '.join(key): TrackerSegmenter(
-                VideoTracker(models[key[0]], TrackerConfig(max_objects=16, memory_policy=key[2])), key[1]
+                VideoTracker(models[key[0]], replace(SETTINGS[key[2]], max_objects=16)), key[1]
             )
             for key in trackers
         }
@@ -70,7 +72,7 @@ def main() -> None:
         for key in trackers:
             scores[key] += found[' '.join(key)].objects
     wide = max(20, *(len(name) + 2 for name in models))
-    print(f'{"weights":<{wide}}{"prompt":<8}{"memory":<12}{"objects":>8}{"J":>7}{"F":>7}{"J&F":>7}')
+    print(f'{"weights":<{wide}}{"prompt":<8}{"setting":<12}{"objects":>8}{"J":>7}{"F":>7}{"J&F":>7}')
     for key, objects in scores.items():
         mean = mean_score(objects)
         numbers = ''.join(f'{100 * value:7.1f}' for value in (mean.region, mean.contour, mean.mean))

@@ -1,6 +1,6 @@
 """Whether IDs survive: two look-alikes that cross, and one object that is hidden for two seconds.
 
-    python -m benchmarks.identity [--seeds 50] [--settings stock selective exclusive both] [--out FILE.csv]
+    python -m benchmarks.identity [--seeds 50] [--settings stock selective exclusive motion both] [--out FILE.csv]
 
 The clips are rendered here, with truth: blobs of one and the same cloth over a cluttered ground.  In `cross` two of
 them pass each other, one in front; in `hide` one goes behind a wall and comes out on the other side.  Each object is
@@ -34,10 +34,11 @@ HEIGHT, WIDTH, RATE = 240, 320, 15
 ENOUGH = 0.5
 FATES = ('kept', 'swapped', 'lost')
 SETTINGS: dict[str, TrackerConfig] = {
-    'stock': TrackerConfig(),
-    'selective': TrackerConfig(memory_policy='selective'),
-    'exclusive': TrackerConfig(exclusive_memory=0.7),
-    'both': TrackerConfig(memory_policy='selective', exclusive_memory=0.7),
+    'stock': TrackerConfig(memory_policy='stock', contest_overlap=1.0),
+    'selective': TrackerConfig(memory_policy='selective', contest_overlap=1.0),
+    'exclusive': TrackerConfig(memory_policy='stock', contest_overlap=1.0, exclusive_memory=0.7),
+    'motion': TrackerConfig(memory_policy='stock', contest_overlap=0.3),
+    'both': TrackerConfig(memory_policy='selective', contest_overlap=0.3),
 }
 """Name -> what is compared."""
 

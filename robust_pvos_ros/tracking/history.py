@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
+from robust_pvos_ros.tracking.motion import Motion
 from robust_pvos_ros.tracking.types import PromptError, seconds_text
 
 
@@ -28,6 +29,9 @@ class ObjectRow:
         mask_index, mask_stamp: index and stamp, nanoseconds, of the frame that ``decoded`` belongs to.
         present: whether it is TRACKING there.
         last_box: where its mask was when it was last present, (x0, y0, x1, y1) as fractions of the image's sides.
+        motion: the track of its mask; None before the first one.
+        rivals: stamps, nanoseconds, at which it last claimed the same pixels as others, by object ID.
+        shares: IDs of objects that it may share pixels with, since their masks overlapped when it was prompted.
     """
 
     object_id: int
@@ -42,6 +46,9 @@ class ObjectRow:
     mask_stamp: int = 0
     present: bool = True
     last_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    motion: Motion | None = None
+    rivals: dict[int, int] = field(default_factory=dict)
+    shares: frozenset[int] = frozenset()
 
     def show(self, decoded: Decoded, frame: StreamFrame, present: bool) -> None:
         """Take over the mask of a frame."""

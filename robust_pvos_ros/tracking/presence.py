@@ -1,29 +1,51 @@
-"""Whether an object is there, and whether two objects claim the same pixels."""
+"""Whether an object is there, and whether several objects claim the same pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from robust_pvos_ros.tracking.model import Decoded
+from robust_pvos_ros.tracking.motion import Cells
 from robust_pvos_ros.tracking.types import TrackerConfig
 
 
 class Evidence(NamedTuple):
-    """What a frame says of one object: score and predicted IoU in [0, 1], and whether its mask has any pixel."""
+    """What a frame says of one object: score and predicted IoU in [0, 1], and the cells of its mask."""
 
     score: float
     iou: float
-    has_mask: bool
+    cells: Cells
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether its mask has any pixel."""
+        return self.cells.area > 0
 
 
-def evidence_of(decoded: Decoded) -> list[Evidence]:
-    """Evidence for each of B objects, fetched from the device at once."""
-    has_mask = (decoded.logits > 0).flatten(1).any(1)
-    rows = torch.stack([decoded.score[:, 0].sigmoid(), decoded.iou, has_mask.float()], dim=1).tolist()
-    return [Evidence(score, iou, bool(mask)) for score, iou, mask in rows]
+def evidence_of(decoded: Sequence[Decoded]) -> tuple[list[Evidence], np.ndarray]:
+    """Evidence for each object on a frame, batch 1 each, fetched from the device at once.
+
+    Returns:
+        evidence of N objects, and float32 (N, N): cells that two masks share.
+    """
+    if not decoded:
+        return [], np.zeros((0, 0), np.float32)
+    masks = (torch.cat([entry.logits[:, 0] for entry in decoded]) > 0).float()
+    across, down = masks.sum(1), masks.sum(2)
+    area = across.sum(1)
+    count = area.clamp_min(1)
+    x = (across * torch.arange(across.shape[1], device=across.device)).sum(1) / count
+    y = (down * torch.arange(down.shape[1], device=down.device)).sum(1) / count
+    score = torch.cat([entry.score[:, 0] for entry in decoded]).sigmoid()
+    iou = torch.cat([entry.iou for entry in decoded])
+    flat = masks.flatten(1)
+    fetched = torch.cat([torch.stack([score, iou, area, x, y], dim=1), flat @ flat.T], dim=1).cpu().numpy()
+    rows = [Evidence(s, i, Cells(cells, (cx, cy))) for s, i, cells, cx, cy in fetched[:, :5].tolist()]
+    return rows, fetched[:, 5:]
 
 
 def is_present(was_present: bool, evidence: Evidence, config: TrackerConfig) -> bool:
@@ -35,24 +57,22 @@ def is_present(was_present: bool, evidence: Evidence, config: TrackerConfig) -> 
     return evidence.has_mask and evidence.score >= score and evidence.iou >= iou
 
 
-def contested(decoded: Sequence[Decoded], threshold: float) -> list[bool]:
+def contested(evidence: Sequence[Evidence], shared: np.ndarray, threshold: float) -> list[bool]:
     """Which objects must not learn from a frame because a surer object claims the same pixels.
 
     Args:
-        decoded: of N objects on one frame, batch 1 each.
+        evidence, shared: of N objects on one frame, see :func:`evidence_of`.
         threshold: IoU of two masks above which they claim the same pixels; 1 or more is never.
 
     Returns:
         N flags.  Of two equally sure objects the later one in the list waits.
     """
-    if threshold >= 1 or len(decoded) < 2:
-        return [False] * len(decoded)
-    masks = (torch.cat([entry.logits for entry in decoded]) > 0).flatten(1).float()
-    scores = torch.cat([entry.score[:, 0] for entry in decoded])
-    shared = masks @ masks.T
-    area = masks.sum(1)
-    union = (area[:, None] + area[None] - shared).clamp_min(1)
-    order = torch.arange(len(decoded), device=scores.device)
-    surer = (scores[None] > scores[:, None]) | ((scores[None] == scores[:, None]) & (order[None] < order[:, None]))
+    if threshold >= 1 or len(evidence) < 2:
+        return [False] * len(evidence)
+    area = np.array([one.cells.area for one in evidence])
+    score = np.array([one.score for one in evidence])
+    order = np.arange(len(evidence))
+    surer = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & (order[None] < order[:, None]))
+    union = np.maximum(area[:, None] + area[None] - shared, 1)
     flags: list[bool] = ((shared / union > threshold) & surer).any(1).tolist()
     return flags

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from robust_pvos_ros.tracking.contest import Claim, Settled, settle
 from robust_pvos_ros.tracking.history import ObjectRow, StreamFrame
 from robust_pvos_ros.tracking.inputs import model_mask, model_points
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import Decoded, Sam2Model
+from robust_pvos_ros.tracking.motion import track_of
 from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
 from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
 
@@ -29,6 +32,7 @@ class Tracked(NamedTuple):
     memory: MemoryFrame
     evidence: Evidence
     contested: bool
+    settled: Settled | None = None
 
 
 class ObjectSteps:
@@ -75,7 +79,7 @@ class ObjectSteps:
         frame: StreamFrame,
         entries: Sequence[ObjectRow],
         config: TrackerConfig,
-        beside: Sequence[Decoded] = (),
+        beside: Sequence[ObjectRow] = (),
     ) -> list[Tracked]:
         """Follow objects into a frame, in batches; nothing about them changes before :meth:`commit`.
 
@@ -83,7 +87,7 @@ class ObjectSteps:
             frame: to follow them into.
             entries: the objects.
             config: of the tracker.
-            beside: masks of other objects on this frame, batch 1 each, which may claim the same pixels.
+            beside: other objects with masks on this frame, which may claim the same pixels.
         """
         groups: list[tuple[list[ObjectRow], Decoded, list[MemoryFrame]]] = []
         for group in group_by_key([entry.memory for entry in entries], frame.index):
@@ -95,18 +99,54 @@ class ObjectSteps:
             with self.timed('remember'):
                 memories = self._model.remember(frame.features, decoded, frame.index)
             groups.append((members, decoded, memories))
-        tracked: list[tuple[ObjectRow, Decoded, MemoryFrame, Evidence]] = []
-        for members, decoded, memories in groups:  # evidence is waited for, so all else is on its way before
-            parts = (Decoded(*(x[row : row + 1] for x in decoded)) for row in range(len(members)))
-            tracked += list(zip(members, parts, memories, evidence_of(decoded), strict=True))
-        waits = contested([*beside, *(decoded for _, decoded, _, _ in tracked)], config.exclusive_memory)[len(beside) :]
-        return [Tracked(*parts, flag) for parts, flag in zip(tracked, waits, strict=True)]
+        parts = [
+            (entry, Decoded(*(x[row : row + 1] for x in decoded)), memory)
+            for members, decoded, memories in groups
+            for row, (entry, memory) in enumerate(zip(members, memories, strict=True))
+        ]
+        # evidence is waited for, so all else is on its way before
+        evidence, shared = evidence_of([*(row.decoded for row in beside), *(decoded for _, decoded, _ in parts)])
+        waits = contested(evidence, shared, config.exclusive_memory)
+        own = len(beside)
+        found = [
+            Tracked(*part, one, flag) for part, one, flag in zip(parts, evidence[own:], waits[own:], strict=True)
+        ]
+        return self._settle(found, beside, evidence, shared, frame, config)
+
+    def _settle(
+        self,
+        found: list[Tracked],
+        beside: Sequence[ObjectRow],
+        evidence: Sequence[Evidence],
+        shared: np.ndarray,
+        frame: StreamFrame,
+        config: TrackerConfig,
+    ) -> list[Tracked]:
+        """Tell objects apart that claim the same pixels, and remember what they got."""
+        if config.contest_overlap >= 1 or len(evidence) < 2:
+            return found
+        masks = [(row, row.decoded) for row in beside] + [(one.entry, one.decoded) for one in found]
+        claims = [Claim(*mask, one) for mask, one in zip(masks, evidence, strict=True)]
+        for place, settled in settle(claims, shared, frame.stamp, config.contest_overlap).items():
+            own = place - len(beside)
+            if own < 0:
+                continue
+            decoded = settled.decoded
+            [memory] = self._model.remember(frame.features, decoded, frame.index)
+            [seen], _ = evidence_of([decoded])
+            found[own] = found[own]._replace(decoded=decoded, memory=memory, evidence=seen, settled=settled)
+        return found
 
     @staticmethod
     def commit(one: Tracked, frame: StreamFrame, config: TrackerConfig) -> None:
         """Make a mask that was followed the object's own, and let it remember the frame where it may."""
         entry, evidence = one.entry, one.evidence
-        entry.show(one.decoded, frame, is_present(entry.present, evidence, config))
+        present = is_present(entry.present, evidence, config)
+        entry.show(one.decoded, frame, present)
+        if one.settled is not None:
+            entry.motion, entry.rivals = one.settled.motion, one.settled.rivals
+        elif entry.motion is not None and present:
+            entry.motion = entry.motion.seen(evidence.cells, one.decoded.logits[0, 0], frame.stamp)
         absent = config.memory_policy == 'selective' and evidence.score <= 0.5
         if not absent and not one.contested:
             entry.memory.remember(one.memory)
@@ -155,6 +195,9 @@ class ObjectSteps:
         memory = self._model.remember(frame.features, decoded, frame.index, prompted=True)[0]
         entry.show(decoded, frame, bool((decoded.logits > 0).any()))
         entry.memory.remember_prompt(memory, clear_recent=config.clear_memory_on_refine)
+        [evidence], _ = evidence_of([decoded])
+        if evidence.has_mask:
+            entry.motion = track_of(evidence.cells, decoded.logits[0, 0], frame.stamp, entry.motion)
         entry.prompt_frame = frame.index
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]

@@ -315,7 +315,7 @@ class VideoTracker:
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:
             others = [row for number, row in later.rows.items() if number not in table]
-            beside = [row.decoded for row in others if row.mask_index == later.frame.index]
+            beside = [row for row in others if row.mask_index == later.frame.index]
             for one in self._steps.track(later.frame, list(table.values()), self.config, beside):
                 known = later.rows.get(one.entry.object_id)
                 if known is not None and known.prompt_frame == later.frame.index:

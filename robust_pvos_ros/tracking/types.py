@@ -286,6 +286,7 @@ class TrackerConfig:
     presence_iou: float = 0.1
     presence_margin: float = 0.1
     exclusive_memory: float = 1.0
+    contest_overlap: float = 1.0
 
     def __post_init__(self) -> None:
         if self.memory_policy not in MEMORY_POLICIES:
