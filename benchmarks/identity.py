@@ -1,6 +1,6 @@
 """Whether IDs survive: two look-alikes that cross, and one object that is hidden for two seconds.
 
-    python -m benchmarks.identity [--seeds 50] [--settings stock selective exclusive motion both] [--out FILE.csv]
+    python -m benchmarks.identity [--seeds 50] [--settings stock default ...] [--out FILE.csv]
 
 The clips are rendered here, with truth: blobs of one and the same cloth over a cluttered ground.  In `cross` two of
 them pass each other, one in front; in `hide` one goes behind a wall and comes out on the other side.  Each object is
@@ -18,6 +18,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,14 @@ from robust_pvos_ros.tracking.types import ModelConfig, Prompt, TrackerConfig
 HEIGHT, WIDTH, RATE = 240, 320, 15
 ENOUGH = 0.5
 FATES = ('kept', 'swapped', 'lost')
+STOCK = TrackerConfig(memory_policy='stock', contest_overlap=1.0, recovery_score=1.0)
 SETTINGS: dict[str, TrackerConfig] = {
-    'stock': TrackerConfig(memory_policy='stock', contest_overlap=1.0),
-    'selective': TrackerConfig(memory_policy='selective', contest_overlap=1.0),
-    'exclusive': TrackerConfig(memory_policy='stock', contest_overlap=1.0, exclusive_memory=0.7),
-    'motion': TrackerConfig(memory_policy='stock', contest_overlap=0.3),
-    'both': TrackerConfig(memory_policy='selective', contest_overlap=0.3),
+    'stock': STOCK,
+    'selective': replace(STOCK, memory_policy='selective'),
+    'exclusive': replace(STOCK, exclusive_memory=0.7),
+    'motion': replace(STOCK, contest_overlap=TrackerConfig().contest_overlap),
+    'recovery': replace(STOCK, recovery_score=TrackerConfig().recovery_score),
+    'default': TrackerConfig(),
 }
 """Name -> what is compared."""
 

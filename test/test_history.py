@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -261,5 +263,5 @@ def test_masks_of_other_objects_count_for_a_late_prompt(model: Sam2Model, monkey
     [own] = real(following, [row], tracker.config)
     for score, waits in ((1.0, True), (-1.0, False)):
         other = own.decoded._replace(score=own.decoded.score + score)
-        [one] = real(following, [row], tracker.config, [other])
+        [one] = real(following, [row], tracker.config, [replace(row, object_id=9, decoded=other)])
         assert one.contested == waits and not own.contested

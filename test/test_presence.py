@@ -10,11 +10,13 @@ import torch
 
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
 from robust_pvos_ros.tracking.model import Decoded, Sam2Model
-from robust_pvos_ros.tracking.presence import Evidence, contested, is_present
+from robust_pvos_ros.tracking.motion import Cells
+from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ObjectState, Prompt, PromptError, TrackerConfig
 
 SIZE = 128
+SOME = Cells(9.0, (1.0, 1.0))
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +44,7 @@ BOXES = [box(10, 10), box(60, 40), box(100, 20), box(30, 60)]
 def states(scores: list[float], config: TrackerConfig, ious: list[float] | None = None) -> str:
     present, seen = True, ''
     for score, iou in zip(scores, ious or [1.0] * len(scores), strict=True):
-        present = is_present(present, Evidence(score, iou, True), config)
+        present = is_present(present, Evidence(score, iou, SOME), config)
         seen += 'T' if present else '-'
     return seen
 
@@ -56,12 +58,12 @@ def test_a_score_about_the_threshold_does_not_flicker() -> None:
 def test_a_mask_that_the_model_does_not_trust_is_no_presence() -> None:
     config = TrackerConfig(presence_iou=0.3, presence_margin=0.1)
     assert states([0.9] * 5, config, [0.5, 0.29, 0.35, 0.41, 0.31]) == 'T--TT'
-    assert not is_present(True, Evidence(1.0, 1.0, has_mask=False), config)
+    assert not is_present(True, Evidence(1.0, 1.0, Cells(0.0, (0.0, 0.0))), config)
 
 
 def test_an_object_can_always_come_back() -> None:
     config = TrackerConfig(presence_score=0.95, presence_iou=0.9, presence_margin=0.5)
-    assert is_present(False, Evidence(0.99, 0.99, True), config)
+    assert is_present(False, Evidence(0.99, 0.99, SOME), config)
 
 
 def test_states_follow_the_score_and_the_id_survives(model: Sam2Model) -> None:
@@ -83,7 +85,8 @@ def test_states_follow_the_score_and_the_id_survives(model: Sam2Model) -> None:
 
 
 @pytest.mark.parametrize(
-    'fields', [{'presence_score': 1.5}, {'presence_iou': -0.1}, {'exclusive_memory': 2.0}, {'object_budget': -1}]
+    'fields', [{'presence_score': 1.5}, {'presence_iou': -0.1}, {'exclusive_memory': 2.0}, {'object_budget': -1},
+     {'contest_overlap': 1.1}, {'recovery_score': -0.1}]
 )
 def test_bad_configurations_are_refused(fields: dict) -> None:
     with pytest.raises(ValueError):
@@ -99,15 +102,28 @@ def decoded(rows: slice, score: float) -> Decoded:
     return Decoded(logits, torch.tensor([[score]]), torch.ones(1), torch.zeros(1, 4))
 
 
+def waits(masks: list[Decoded], threshold: float) -> list[bool]:
+    return contested(*evidence_of(masks), threshold)
+
+
 def test_of_two_that_claim_the_same_pixels_the_less_sure_one_waits() -> None:
     same = [decoded(slice(0, 4), 1.0), decoded(slice(0, 4), 2.0), decoded(slice(5, 8), 0.1)]
-    assert contested(same, 0.7) == [True, False, False]
-    assert contested([decoded(slice(0, 4), 1.0), decoded(slice(0, 4), 1.0)], 0.7) == [False, True]
-    assert contested(same, 1.0) == [False] * 3
+    assert waits(same, 0.7) == [True, False, False]
+    assert waits([decoded(slice(0, 4), 1.0), decoded(slice(0, 4), 1.0)], 0.7) == [False, True]
+    assert waits(same, 1.0) == [False] * 3
     nested = [decoded(slice(0, 8), 2.0), decoded(slice(0, 2), 1.0)]
-    assert contested(nested, 0.7) == [False, False], 'a part of a thing is no look-alike'
+    assert waits(nested, 0.7) == [False, False], 'a part of a thing is no look-alike'
     empty = [decoded(slice(0, 0), 2.0), decoded(slice(0, 0), 1.0)]
-    assert contested(empty, 0.1) == [False, False]
+    assert waits(empty, 0.1) == [False, False]
+
+
+def test_evidence_tells_where_masks_lie_and_what_they_share() -> None:
+    first, second = decoded(slice(0, 4), 0.0), decoded(slice(3, 8), 2.0)
+    evidence, shared = evidence_of([first, second])
+    assert [one.cells for one in evidence] == [Cells(32.0, (3.5, 1.5)), Cells(40.0, (3.5, 5.0))]
+    assert shared.tolist() == [[32.0, 8.0], [8.0, 40.0]]
+    assert evidence[0].score == pytest.approx(0.5) and evidence[1].score == pytest.approx(0.8808, abs=1e-4)
+    assert evidence_of([])[0] == []
 
 
 def test_a_contested_frame_leaves_no_memory(model: Sam2Model) -> None:

@@ -19,25 +19,27 @@ pytestmark = pytest.mark.skipif(not shipped_weights().is_file(), reason=f'{shipp
 
 RATE = 8
 RED_CAR = 1
-BEGIN, BEHIND_THE_VAN, END = 11.5, 16.0, 20.5
+LOOK_ALIKE_IN_THE_WAY, LOOK_ALIKE_GONE = 11.5, 14.2
+BEHIND_THE_VAN, END = 16.0, 20.5
 SECONDS_HIDDEN = 2.0
 ENOUGH = 0.5
 
 
-def moments() -> np.ndarray:
+def moments(begin: float) -> np.ndarray:
     """Seconds of the scene at which frames are taken; traffic stands still while the red car is behind the van."""
-    before, after = np.arange(BEGIN, BEHIND_THE_VAN, 1 / RATE), np.arange(BEHIND_THE_VAN, END, 1 / RATE)
+    before, after = np.arange(begin, BEHIND_THE_VAN, 1 / RATE), np.arange(BEHIND_THE_VAN, END, 1 / RATE)
     return np.concatenate([before, np.full(round(SECONDS_HIDDEN * RATE), BEHIND_THE_VAN), after])
 
 
-@pytest.fixture(scope='module')
-def drive() -> Iterator[tuple[FrameResult, np.ndarray, list[list[tuple[int, str]]]]]:
+Drive = tuple[FrameResult, np.ndarray, list[list[tuple[int, str]]]]
+
+
+def follow(begin: float) -> Drive:
     """The last frame, the red car's true mask on it, and IDs and labels on every frame."""
-    before = torch.get_num_threads()
     scene = StreetScene(320, 240, seed=0, prepare=False)
     tracker = VideoTracker(load_model(ModelConfig(threads=1)))
     hidden, listed = 0, []
-    for index, moment in enumerate(moments()):
+    for index, moment in enumerate(moments(begin)):
         rgb, labels = scene.frame(float(moment))
         truth = labels == RED_CAR
         hidden += int(np.count_nonzero(truth) < 10)
@@ -45,18 +47,26 @@ def drive() -> Iterator[tuple[FrameResult, np.ndarray, list[list[tuple[int, str]
         result = tracker.step(rgb, index * 10**9 // RATE, prompts)
         listed.append([(tracked.object_id, tracked.label) for tracked in result.objects])
     assert hidden >= SECONDS_HIDDEN * RATE
-    yield result, truth, listed
+    return result, truth, listed
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
     torch.set_num_threads(before)
 
 
-def test_a_car_that_is_hidden_for_two_seconds_keeps_its_id(drive) -> None:
-    _, _, listed = drive
-    assert listed and all(objects == [(1, 'red car')] for objects in listed)
+def found_again(drive: Drive) -> bool:
+    result, truth, listed = drive
+    assert listed and all(objects == [(1, 'red car')] for objects in listed), 'its ID is its own throughout'
+    return result.objects[0].state == ObjectState.TRACKING and mask_iou(result.mask(1), truth) >= ENOUGH
 
 
-@pytest.mark.xfail(strict=True, reason='the compact model does not find the car again')
-def test_a_car_that_was_hidden_for_two_seconds_is_found_again(drive) -> None:
-    result, truth, _ = drive
-    [tracked] = result.objects
-    assert tracked.state == ObjectState.TRACKING
-    assert mask_iou(result.mask(1), truth) >= ENOUGH, 'something else goes by its ID'
+def test_a_car_that_is_hidden_for_two_seconds_comes_back_with_its_id() -> None:
+    assert found_again(follow(LOOK_ALIKE_GONE))
+
+
+@pytest.mark.xfail(strict=True, reason='its mask goes over to a look-alike that nobody has pointed at')
+def test_so_does_one_that_a_look_alike_drove_past_before() -> None:
+    assert found_again(follow(LOOK_ALIKE_IN_THE_WAY))

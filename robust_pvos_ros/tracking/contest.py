@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +12,12 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from robust_pvos_ros.tracking.history import ObjectRow
 from robust_pvos_ros.tracking.model import Decoded
 from robust_pvos_ros.tracking.motion import GROWN, Motion, covers, has_taken, tell_apart
-from robust_pvos_ros.tracking.presence import Evidence
+from robust_pvos_ros.tracking.presence import Evidence, evidence_of
 
-GRACE = 500_000_000
-"""Nanoseconds for which two objects are told apart after the last frame on which they claimed the same pixels."""
 ALIKE = 0.4
 """Size of the smaller of two objects over that of the larger from which on one may pass for the other."""
 ABSENT = -10.0
-"""Object score logit of an object whose track leads to no pixel that anybody claims."""
+"""Object score logit of an object that is denied what it claims."""
 
 
 class Claim(NamedTuple):
@@ -31,11 +29,28 @@ class Claim(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What an object gets: mask, track, and the stamps at which it last contested with others, by object ID."""
+    """What an object gets: its mask, and its track on the frame."""
 
     decoded: Decoded
     motion: Motion | None
-    rivals: dict[int, int]
+
+
+def sharing(row: ObjectRow, others: Iterable[ObjectRow], threshold: float) -> frozenset[int]:
+    """IDs of the objects whose masks overlap with that of ``row`` on its frame, so that both may have these pixels.
+
+    Args:
+        row: an object that was just prompted.
+        others: the objects of the table.
+        threshold: share of the smaller mask.
+    """
+    near = [other for other in others if other.mask_index == row.mask_index and other.object_id != row.object_id]
+    evidence, shared = evidence_of([row.decoded, *(other.decoded for other in near)])
+    claims = [Claim(*pair, one) for pair, one in zip([(r, r.decoded) for r in (row, *near)], evidence, strict=True)]
+    return frozenset(
+        claim.row.object_id
+        for place, claim in enumerate(claims[1:], 1)
+        if _overlap(claims[0], claim, float(shared[0, place]), threshold)
+    )
 
 
 def _may_contend(a: ObjectRow, b: ObjectRow) -> bool:
@@ -67,7 +82,7 @@ def _confused(a: Claim, b: Claim, stamp: int) -> bool:
 
 
 def settle(claims: Sequence[Claim], shared: np.ndarray, stamp: int, threshold: float) -> dict[int, Settled]:
-    """Tell objects apart that claim the same pixels, or did so half a second ago.
+    """Tell objects apart that claim the same pixels.
 
     An object that was not seen for a while does not come back on the pixels of one that is tracked.
 
@@ -80,11 +95,8 @@ def settle(claims: Sequence[Claim], shared: np.ndarray, stamp: int, threshold: f
     Returns:
         by place in ``claims``, what objects get that others contest; the rest keep what they have.
     """
-    group = list(range(len(claims)))
+    group, confused = list(range(len(claims))), set[int]()
     settled: dict[int, Settled] = {}
-    rivals: list[dict[int, int]] = [
-        {number: last for number, last in claim.row.rivals.items() if 0 <= stamp - last <= GRACE} for claim in claims
-    ]
     for i, a in enumerate(claims):
         for j, b in enumerate(claims[:i]):
             if not _may_contend(a.row, b.row):
@@ -92,16 +104,17 @@ def settle(claims: Sequence[Claim], shared: np.ndarray, stamp: int, threshold: f
             overlap, fresh = _overlap(a, b, float(shared[i, j]), threshold), (_is_fresh(a, stamp), _is_fresh(b, stamp))
             if overlap and any(fresh) and not all(fresh):
                 late = j if fresh[0] else i
-                settled[late] = Settled(_absent(claims[late].decoded), claims[late].row.motion, rivals[late])
+                settled[late] = Settled(_absent(claims[late].decoded), claims[late].row.motion)
             elif all(fresh):
-                if overlap or _confused(a, b, stamp):
-                    rivals[i][b.row.object_id] = rivals[j][a.row.object_id] = stamp
-                if b.row.object_id in rivals[i]:
+                mixed = _confused(a, b, stamp)
+                if overlap or mixed:
                     group = [group[j] if number == group[i] else number for number in group]
+                if mixed:
+                    confused |= {i, j}
     for number in set(group):
         places = [place for place, own in enumerate(group) if own == number and place not in settled]
         if len(places) > 1:
-            settled.update(_share(places, claims, rivals, stamp))
+            settled.update(_share(places, claims, stamp, exchange=not confused.isdisjoint(places)))
     return settled
 
 
@@ -110,19 +123,15 @@ def _absent(decoded: Decoded) -> Decoded:
     return decoded._replace(logits=torch.full_like(decoded.logits, NO_OBJ_SCORE), score=score)
 
 
-def _share(
-    places: Sequence[int], claims: Sequence[Claim], rivals: Sequence[dict[int, int]], stamp: int
-) -> dict[int, Settled]:
+def _share(places: Sequence[int], claims: Sequence[Claim], stamp: int, exchange: bool) -> dict[int, Settled]:
     motions = [motion for place in places if (motion := claims[place].row.motion) is not None]
     logits = [claims[place].decoded.logits[0, 0].cpu().numpy() for place in places]
     surest = torch.stack([claims[place].decoded.score for place in places]).amax(0)
     found = {}
-    for place, motion, share in zip(places, motions, tell_apart(logits, motions, stamp), strict=True):
+    for place, share in zip(places, tell_apart(logits, motions, stamp, exchange)):
         decoded = claims[place].decoded
-        if share is None:
-            found[place] = Settled(_absent(decoded), motion, rivals[place])
-            continue
-        # as sure as whoever took these pixels for its own
         part = torch.from_numpy(share.logits)[None, None].to(decoded.logits)
-        found[place] = Settled(decoded._replace(logits=part, score=surest), share.motion, rivals[place])
+        # as sure as whoever took these pixels for its own
+        score = surest if exchange else decoded.score
+        found[place] = Settled(decoded._replace(logits=part, score=score), share.motion)
     return found

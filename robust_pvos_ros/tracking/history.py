@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
 from robust_pvos_ros.tracking.motion import Motion
+from robust_pvos_ros.tracking.recovery import Sighting
 from robust_pvos_ros.tracking.types import PromptError, seconds_text
 
 
@@ -29,8 +30,9 @@ class ObjectRow:
         mask_index, mask_stamp: index and stamp, nanoseconds, of the frame that ``decoded`` belongs to.
         present: whether it is TRACKING there.
         last_box: where its mask was when it was last present, (x0, y0, x1, y1) as fractions of the image's sides.
+        keepsake: what it remembered when it was last present; None where it is.
+        sighting: what the last second look for it said; None where it is present or was not found.
         motion: the track of its mask; None before the first one.
-        rivals: stamps, nanoseconds, at which it last claimed the same pixels as others, by object ID.
         shares: IDs of objects that it may share pixels with, since their masks overlapped when it was prompted.
     """
 
@@ -47,7 +49,8 @@ class ObjectRow:
     present: bool = True
     last_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     motion: Motion | None = None
-    rivals: dict[int, int] = field(default_factory=dict)
+    keepsake: ObjectMemory | None = None
+    sighting: Sighting | None = None
     shares: frozenset[int] = frozenset()
 
     def show(self, decoded: Decoded, frame: StreamFrame, present: bool) -> None:
@@ -67,7 +70,8 @@ class ObjectRow:
         memory = next(m for m in prompted.memory.conditioning if m.frame_index == prompted.prompt_frame)
         self.memory.remember_prompt(memory, clear_recent)
         self.show(prompted.decoded, frame, prompted.present)
-        self.prompt_frame = prompted.prompt_frame
+        self.prompt_frame, self.motion, self.shares = prompted.prompt_frame, prompted.motion, prompted.shares
+        self.keepsake = self.sighting = None
         self.points, self.point_labels = prompted.points, prompted.point_labels
 
     def snapshot(self) -> ObjectRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -85,6 +85,12 @@ class ObjectMemory:
         """A memory that later frames do not change; it shares the tensors."""
         return replace(self, conditioning=list(self.conditioning), recent=list(self.recent))
 
+    def carried_to(self, frame_index: int) -> ObjectMemory:
+        """The memory as if the newest recent frame were the one before ``frame_index``."""
+        gap = frame_index - 1 - self.recent[-1].frame_index if self.recent else 0
+        recent = [replace(m, frame_index=m.frame_index + gap) for m in self.recent]
+        return replace(self, conditioning=list(self.conditioning), recent=recent)
+
     def before(self, frame_index: int) -> ObjectMemory:
         """The memory as it was when frame ``frame_index`` was tracked: without that frame itself."""
         return ObjectMemory(
@@ -117,11 +123,16 @@ class ObjectMemory:
         """Objects with equal keys (number of spatial memories, number of pointers) share a batch exactly."""
         return len(self.spatial(frame_index)), len(self.pointers(frame_index))
 
-    def nbytes(self) -> int:
-        """Bytes held by the tensors of this memory."""
-        frames = self.conditioning + self.recent
-        tensors = [t for m in frames for t in (m.keys, m.values, m.pointer, m.gates) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        for frame in (*self.conditioning, *self.recent):
+            yield from (t for t in (frame.keys, frame.values, frame.pointer, frame.gates) if t is not None)
+
+
+def nbytes(memories: Iterable[ObjectMemory]) -> int:
+    """Bytes held by memories; what several of them share counts once."""
+    tensors = {id(tensor): tensor for memory in memories for tensor in memory.tensors()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def group_by_key(memories: Sequence[ObjectMemory], frame_index: int) -> list[list[int]]:

@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from robust_pvos_ros.tracking.association import mask_iou
+
 Place = tuple[float, float]
 
 POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15
-"""Of the alpha-beta filter, per frame."""
+"""Of the alpha-beta filter, per frame; at first it is a least-squares line through all places."""
 AREA_GAIN = 0.1
 WHOLE = 0.85, 1.2
 """Area of a mask over the mean of the last ones within which the object counts as seen whole."""
@@ -34,8 +36,8 @@ REACH = 2
 """Cells that a shape may be away from where its track puts it."""
 STRAY_COST = 0.01
 """IoU that each cell away from the track must gain."""
-COVERED = 0.3
-"""Share of a shape that must be claimed by somebody where its track puts it, or the object is not there."""
+FIT, STILL_FITS = 0.75, 0.5
+"""IoU of all shapes together and all that is claimed, from which on tracks are believed; and go on to be."""
 NOWHERE = -32.0
 
 
@@ -57,6 +59,8 @@ class Motion:
         area: mean of the last frames, cells.
         shape: float32 (h, w), mask logits of the last frame on which it was seen whole.
         anchor: (x, y) centroid of ``shape``.
+        places: number of places that led to ``velocity``.
+        contested: whether others claimed its pixels on that frame.
     """
 
     stamp: int
@@ -65,6 +69,8 @@ class Motion:
     area: float
     shape: Tensor
     anchor: Place
+    places: int = 1
+    contested: bool = False
 
     @property
     def radius(self) -> float:
@@ -83,21 +89,30 @@ class Motion:
         x, y = (place + speed * seconds for place, speed in zip(self.centre, self.velocity, strict=True))
         return replace(self, stamp=stamp, centre=(x, y))
 
+    def nudged(self, dx: float, dy: float, stamp: int) -> Motion:
+        """Carried on to a time and moved by some cells, at the velocity that it had."""
+        ahead = self.at(stamp)
+        x, y = (place + POSITION_GAIN * off for place, off in zip(ahead.centre, (dx, dy), strict=True))
+        return replace(ahead, centre=(x, y), contested=True)
+
     def found(self, centre: Place, stamp: int) -> Motion:
         """Carried on to a time and drawn towards where it was found then."""
         ahead, seconds = self.at(stamp), (stamp - self.stamp) / 1e9
         if seconds == 0 or not self.is_fresh(stamp):
-            return replace(ahead, centre=centre)
+            return replace(ahead, centre=centre, places=1, contested=False)
+        count = self.places + 1
+        gain = max(POSITION_GAIN, 2 * (2 * count - 1) / (count * (count + 1)))
+        speed_gain = max(VELOCITY_GAIN, 6 / (count * (count + 1)))
         error = [own - place for own, place in zip(centre, ahead.centre, strict=True)]
-        x, y = (place + POSITION_GAIN * off for place, off in zip(ahead.centre, error, strict=True))
-        u, v = (speed + VELOCITY_GAIN * off / seconds for speed, off in zip(ahead.velocity, error, strict=True))
-        return replace(ahead, centre=(x, y), velocity=(u, v))
+        x, y = (place + gain * off for place, off in zip(ahead.centre, error, strict=True))
+        u, v = (speed + speed_gain * off / seconds for speed, off in zip(ahead.velocity, error, strict=True))
+        return replace(ahead, centre=(x, y), velocity=(u, v), places=count, contested=False)
 
     def seen(self, cells: Cells, logits: Tensor, stamp: int) -> Motion:
         """After a mask that is the object's alone, logits (h, w)."""
         mean = self.area + AREA_GAIN * (cells.area - self.area)
         if not WHOLE[0] * self.area <= cells.area <= WHOLE[1] * self.area:
-            return replace(self.at(stamp), area=mean)  # partly hidden, or spread over something else
+            return replace(self.at(stamp), area=mean, contested=False)  # partly hidden, or spread over something else
         return replace(self.found(cells.centre, stamp), area=mean, shape=logits, anchor=cells.centre)
 
 
@@ -144,8 +159,7 @@ def _settle(shapes: Sequence[np.ndarray], claimed: np.ndarray) -> list[tuple[int
             rest = np.logical_or.reduce([np.zeros_like(claimed), *masks[:place], *masks[place + 1 :]])
             tries = [np.roll(shape > 0, (dy, dx), (0, 1)) for dx, dy in steps]
             gains = [
-                np.count_nonzero((mask | rest) & claimed) / max(1, np.count_nonzero(mask | rest | claimed))
-                - STRAY_COST * math.hypot(*step)
+                mask_iou(mask | rest, claimed) - STRAY_COST * math.hypot(*step)
                 for mask, step in zip(tries, steps, strict=True)
             ]
             best = int(np.argmax(gains))
@@ -153,17 +167,20 @@ def _settle(shapes: Sequence[np.ndarray], claimed: np.ndarray) -> list[tuple[int
     return offsets
 
 
-def tell_apart(logits: Sequence[np.ndarray], motions: Sequence[Motion], stamp: int) -> list[Share | None]:
-    """Share out the pixels that any of several objects claims.
+def tell_apart(
+    logits: Sequence[np.ndarray], motions: Sequence[Motion], stamp: int, exchange: bool
+) -> list[Share]:
+    """Share out the pixels that several objects claim.
 
     Args:
         logits: float32 (h, w) of each object's mask on the frame.
         motions: their tracks up to an earlier frame.
         stamp: nanoseconds, of the frame.
+        exchange: whether an object is also given pixels that only others claim.
 
     Returns:
-        For each object what it gets, None where nobody claims the pixels to which its track leads.  Where two shapes
-        overlap both objects keep the pixel; one that is alone with its claim keeps its mask.
+        What each object gets; where two shapes overlap both keep the pixel.  Empty where the shapes do not fit what is
+        claimed, so that tracks are no guide.
     """
     together = np.maximum.reduce(list(logits))
     claimed = together > 0
@@ -171,20 +188,16 @@ def tell_apart(logits: Sequence[np.ndarray], motions: Sequence[Motion], stamp: i
     shapes = [
         _moved(motion.shape.float().cpu().numpy(), *np.subtract(motion.centre, motion.anchor)) for motion in ahead
     ]
-    there = list(range(len(shapes)))
-    while True:
-        offsets = _settle([shapes[place] for place in there], claimed) if there else []
-        settled = [_moved(shapes[place], *offset) for place, offset in zip(there, offsets, strict=True)]
-        covered = [np.count_nonzero(claimed & (s > 0)) / max(1, np.count_nonzero(s > 0)) for s in settled]
-        if not covered or min(covered) >= COVERED:
-            break
-        del there[int(np.argmin(covered))]
-    shares: list[Share | None] = [None] * len(shapes)
-    nearest = np.argmax(settled, 0) if settled else claimed
-    for row, (place, shape, (dx, dy)) in enumerate(zip(there, settled, offsets, strict=True)):
-        x, y = ahead[place].centre
-        own = claimed & ((shape > 0) | (nearest == row))
-        outside = np.minimum(np.minimum(shape, logits[place]), -1.0)
-        part = np.where(own, together, outside) if len(there) > 1 else logits[place]
-        shares[place] = Share(part, motions[place].found((x + dx, y + dy), stamp))
+    offsets = _settle(shapes, claimed)
+    shapes = [_moved(shape, *offset) for shape, offset in zip(shapes, offsets, strict=True)]
+    covered = np.logical_or.reduce([shape > 0 for shape in shapes])
+    if mask_iou(covered, claimed) < (STILL_FITS if all(motion.contested for motion in motions) else FIT):
+        return []
+    nearest, claims = np.argmax(shapes, 0), np.sum([mask > 0 for mask in logits], 0)
+    shares = []
+    for place, (shape, raw, (dx, dy)) in enumerate(zip(shapes, logits, offsets, strict=True)):
+        fits = (shape > 0) | (nearest == place)
+        own = claimed & fits if exchange else (raw > 0) & (fits | (claims == 1))
+        part = np.where(own, together, np.minimum(np.minimum(shape, raw), -1.0))
+        shares.append(Share(part, motions[place].nudged(dx, dy, stamp)))
     return shares

@@ -10,6 +10,8 @@ from torch import Tensor
 from robust_pvos_ros.tracking.history import ObjectRow
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
+from robust_pvos_ros.tracking.motion import Motion
+from robust_pvos_ros.tracking.recovery import Sighting
 
 
 def _kept(value: Any) -> Any:
@@ -33,12 +35,32 @@ def unpack_memory(packed: dict[str, Any]) -> ObjectMemory:
     return ObjectMemory(**{**packed, **lists})
 
 
+def _pack_motion(motion: Motion | None) -> list[Any] | None:
+    return None if motion is None else [_kept(getattr(motion, part.name)) for part in fields(Motion)]
+
+
 def pack_row(row: ObjectRow) -> dict[str, Any]:
     """A row of the object table in the same form."""
     values = {part.name: _kept(getattr(row, part.name)) for part in fields(ObjectRow)}
-    return {**values, 'memory': pack_memory(row.memory), 'decoded': [_kept(tensor) for tensor in row.decoded]}
+    return {
+        **values,
+        'memory': pack_memory(row.memory),
+        'decoded': [_kept(tensor) for tensor in row.decoded],
+        'motion': _pack_motion(row.motion),
+        'keepsake': row.keepsake and pack_memory(row.keepsake),
+        'sighting': row.sighting and [_kept(part) for part in row.sighting],
+        'shares': sorted(row.shares),
+    }
 
 
 def unpack_row(packed: dict[str, Any]) -> ObjectRow:
-    """The inverse of :func:`pack_row`."""
-    return ObjectRow(**{**packed, 'memory': unpack_memory(packed['memory']), 'decoded': Decoded(*packed['decoded'])})
+    """The inverse of :func:`pack_row`; what an older file lacks begins anew."""
+    known = {
+        'memory': unpack_memory(packed['memory']),
+        'decoded': Decoded(*packed['decoded']),
+        'motion': Motion(*packed['motion']) if packed.get('motion') else None,
+        'keepsake': unpack_memory(packed['keepsake']) if packed.get('keepsake') else None,
+        'sighting': Sighting(*packed['sighting']) if packed.get('sighting') else None,
+        'shares': frozenset(packed.get('shares', ())),
+    }
+    return ObjectRow(**{**packed, **known})

@@ -18,6 +18,7 @@ from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_
 from robust_pvos_ros.tracking.model import Decoded, Sam2Model
 from robust_pvos_ros.tracking.motion import track_of
 from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
+from robust_pvos_ros.tracking.recovery import Sighting, sighted
 from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
 
 STAGES = ('encode', 'condition', 'decode', 'remember', 'prompt', 'output')
@@ -25,7 +26,15 @@ LOGIT_LIMIT = 32.0  # of previous mask logits fed back to the decoder, as in SAM
 
 
 class Tracked(NamedTuple):
-    """An unprompted object on a frame: its row, mask, memory, evidence of it, and whether it must not learn from it."""
+    """An unprompted object on a frame.
+
+    Attributes:
+        entry: its row; decoded, memory, evidence: its mask, batch 1, memory and evidence of the frame.
+        contested: it must not learn from the frame.
+        settled: what it got of pixels that others claimed as well; None where nobody did.
+        sighting: what a second look said, see :mod:`recovery`.
+        recalled: what it goes on from where the second look found it again; None where it did not.
+    """
 
     entry: ObjectRow
     decoded: Decoded
@@ -33,6 +42,8 @@ class Tracked(NamedTuple):
     evidence: Evidence
     contested: bool
     settled: Settled | None = None
+    sighting: Sighting | None = None
+    recalled: ObjectMemory | None = None
 
 
 class ObjectSteps:
@@ -89,29 +100,53 @@ class ObjectSteps:
             config: of the tracker.
             beside: other objects with masks on this frame, which may claim the same pixels.
         """
-        groups: list[tuple[list[ObjectRow], Decoded, list[MemoryFrame]]] = []
-        for group in group_by_key([entry.memory for entry in entries], frame.index):
-            members = [entries[position] for position in group]
+        parts = self._follow(frame, [entry.memory for entry in entries])
+        aside = [row.decoded for row in beside]
+        evidence, shared = evidence_of([*aside, *(decoded for decoded, _ in parts)])
+        waits, own = contested(evidence, shared, config.exclusive_memory), len(beside)
+        found = [
+            Tracked(entry, *part, one, flag)
+            for entry, part, one, flag in zip(entries, parts, evidence[own:], waits[own:], strict=True)
+        ]
+        if config.recovery_score < 1:
+            found = self._look_again(found, frame, config)
+        if config.contest_overlap >= 1 or len(evidence) < 2:
+            return found
+        if any(one.recalled is not None for one in found):
+            evidence, shared = evidence_of([*aside, *(one.decoded for one in found)])
+        return self._settle(found, beside, evidence, shared, frame, config)
+
+    def _follow(self, frame: StreamFrame, memories: Sequence[ObjectMemory]) -> list[tuple[Decoded, MemoryFrame]]:
+        """Mask, batch 1, and memory of the frame for each of several objects, in batches."""
+        found: dict[int, tuple[Decoded, MemoryFrame]] = {}
+        for group in group_by_key(memories, frame.index):
             with self.timed('condition'):
-                fused = self._model.condition(frame.features, [m.memory for m in members], frame.index)
+                fused = self._model.condition(frame.features, [memories[place] for place in group], frame.index)
             with self.timed('decode'):
                 decoded = self._model.track(frame.features, fused)
             with self.timed('remember'):
-                memories = self._model.remember(frame.features, decoded, frame.index)
-            groups.append((members, decoded, memories))
-        parts = [
-            (entry, Decoded(*(x[row : row + 1] for x in decoded)), memory)
-            for members, decoded, memories in groups
-            for row, (entry, memory) in enumerate(zip(members, memories, strict=True))
-        ]
-        # evidence is waited for, so all else is on its way before
-        evidence, shared = evidence_of([*(row.decoded for row in beside), *(decoded for _, decoded, _ in parts)])
-        waits = contested(evidence, shared, config.exclusive_memory)
-        own = len(beside)
-        found = [
-            Tracked(*part, one, flag) for part, one, flag in zip(parts, evidence[own:], waits[own:], strict=True)
-        ]
-        return self._settle(found, beside, evidence, shared, frame, config)
+                remembered = self._model.remember(frame.features, decoded, frame.index)
+            for row, (place, memory) in enumerate(zip(group, remembered, strict=True)):
+                found[place] = Decoded(*(x[row : row + 1] for x in decoded)), memory
+        return [found[place] for place in range(len(memories))]
+
+    def _look_again(self, found: list[Tracked], frame: StreamFrame, config: TrackerConfig) -> list[Tracked]:
+        """Look for objects that are not there with what they remembered when they last were."""
+        kept = {
+            place: one.entry.keepsake.carried_to(frame.index)
+            for place, one in enumerate(found)
+            if one.entry.keepsake is not None and not is_present(one.entry.present, one.evidence, config)
+        }
+        seconds = self._follow(frame, list(kept.values()))
+        evidence, _ = evidence_of([decoded for decoded, _ in seconds])
+        for (place, memory), (decoded, remembered), second in zip(kept.items(), seconds, evidence, strict=True):
+            entry = found[place].entry
+            known, least = (entry.motion, entry.sighting, frame.index), config.recovery_score
+            sighting = sighted(decoded.logits[0, 0], second, *known, least)
+            found[place] = found[place]._replace(sighting=sighting)
+            if sighting is not None and sighting.is_sure:
+                found[place] = Tracked(entry, decoded, remembered, second, contested=False, recalled=memory)
+        return found
 
     def _settle(
         self,
@@ -123,8 +158,6 @@ class ObjectSteps:
         config: TrackerConfig,
     ) -> list[Tracked]:
         """Tell objects apart that claim the same pixels, and remember what they got."""
-        if config.contest_overlap >= 1 or len(evidence) < 2:
-            return found
         masks = [(row, row.decoded) for row in beside] + [(one.entry, one.decoded) for one in found]
         claims = [Claim(*mask, one) for mask, one in zip(masks, evidence, strict=True)]
         for place, settled in settle(claims, shared, frame.stamp, config.contest_overlap).items():
@@ -141,10 +174,17 @@ class ObjectSteps:
     def commit(one: Tracked, frame: StreamFrame, config: TrackerConfig) -> None:
         """Make a mask that was followed the object's own, and let it remember the frame where it may."""
         entry, evidence = one.entry, one.evidence
-        present = is_present(entry.present, evidence, config)
+        if one.recalled is not None:
+            entry.memory = one.recalled
+        present = one.recalled is not None or is_present(entry.present, evidence, config)
+        if present:
+            entry.keepsake = None
+        elif entry.keepsake is None and config.recovery_score < 1:
+            entry.keepsake = entry.memory.copy()
+        entry.sighting = one.sighting
         entry.show(one.decoded, frame, present)
         if one.settled is not None:
-            entry.motion, entry.rivals = one.settled.motion, one.settled.rivals
+            entry.motion = one.settled.motion
         elif entry.motion is not None and present:
             entry.motion = entry.motion.seen(evidence.cells, one.decoded.logits[0, 0], frame.stamp)
         absent = config.memory_policy == 'selective' and evidence.score <= 0.5
@@ -198,6 +238,7 @@ class ObjectSteps:
         [evidence], _ = evidence_of([decoded])
         if evidence.has_mask:
             entry.motion = track_of(evidence.cells, decoded.logits[0, 0], frame.stamp, entry.motion)
+        entry.keepsake = entry.sighting = None
         entry.prompt_frame = frame.index
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]

@@ -11,9 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from robust_pvos_ros.tracking.association import Scene
+from robust_pvos_ros.tracking.contest import sharing
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.history import FrameHistory, ObjectRow, PastFrame, StreamFrame
 from robust_pvos_ros.tracking.inputs import check_rgb
+from robust_pvos_ros.tracking.memory import nbytes
 from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.output import build_result, note_place
 from robust_pvos_ros.tracking.snapshot import pack_row, unpack_row
@@ -109,10 +111,9 @@ class VideoTracker:
         """Apply prompts to a processed frame, from its cached features.
 
         On a past frame a prompt has the effect that it would have had in time: the object is followed through the
-        frames that came since, so that it is up to date on the newest one.  Two settings make a difference: with
-        ``object_budget`` it is followed through every one of these frames and not only through those on which it would
-        have had its turn, and with ``exclusive_memory`` the other objects keep what they have learnt of frames on which
-        they would have had to give way to it.
+        frames that came since, so that it is up to date on the newest one.  Two things differ: with ``object_budget``
+        it is followed through every one of these frames and not only those on which it would have had its turn, and
+        other objects keep masks and memories of frames on which they would have contested pixels with it.
 
         Args:
             prompts: in pixels of that frame.
@@ -250,7 +251,7 @@ class VideoTracker:
 
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
-        return sum(entry.memory.nbytes() for entry in self._table.values())
+        return nbytes([m for row in self._table.values() for m in (row.memory, row.keepsake) if m is not None])
 
     def state(self) -> dict[str, Any]:
         """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``.
@@ -281,12 +282,18 @@ class VideoTracker:
     def _apply_now(self, prompts: Sequence[Prompt], frame: StreamFrame) -> tuple[int, ...]:
         """Prompt objects on the newest frame; nothing has changed if that fails midway."""
         draft = {p.object_id: self._table[p.object_id].snapshot() for p in prompts if p.object_id}
-        prompted = self._apply(prompts, frame, draft)
+        prompted = self._apply(prompts, frame, draft, self._table)
         self._table.update(draft)
         return prompted
 
-    def _apply(self, prompts: Sequence[Prompt], frame: StreamFrame, table: dict[int, ObjectRow]) -> tuple[int, ...]:
-        """Prompt objects of ``table`` on ``frame``; new ones are added to it."""
+    def _apply(
+        self,
+        prompts: Sequence[Prompt],
+        frame: StreamFrame,
+        table: dict[int, ObjectRow],
+        beside: Mapping[int, ObjectRow],
+    ) -> tuple[int, ...]:
+        """Prompt objects of ``table`` on ``frame``, beside all others on it; new ones are added to ``table``."""
         prompted = []
         for prompt in prompts:
             if prompt.object_id:
@@ -301,6 +308,7 @@ class VideoTracker:
                 self._steps.prompt(entry, prompt, frame, self.config)
             entry.label = prompt.label or entry.label
             table[entry.object_id] = entry
+            entry.shares = sharing(entry, {**beside, **table}.values(), self.config.contest_overlap)
             prompted.append(entry.object_id)
         return tuple(prompted)
 
@@ -310,7 +318,7 @@ class VideoTracker:
         if born_later:
             raise PromptError(f'object {born_later[0]} did not exist on the frame of this prompt: give a later stamp')
         table = {p.object_id: past.rows[p.object_id].snapshot() for p in prompts if p.object_id}
-        prompted = self._apply(prompts, past.frame, table)
+        prompted = self._apply(prompts, past.frame, table, past.rows)
         written = [(past.rows, _as_of(past.frame, table))]  # once nothing can fail any more
         followers = [*self._history.after(past), PastFrame(newest, dict(self._table))]
         for later in followers:

@@ -270,6 +270,11 @@ class TrackerConfig:
             ``presence_iou`` to be TRACKING again, so that its state does not flicker.
         exclusive_memory: IoU of two objects' masks above which both claim the same pixels; the one with the lower
             object score then writes no memory of the frame, so that look-alikes are not mixed up; 1 is never.
+        contest_overlap: share of the smaller of two objects' masks from which on both claim the same pixels and are
+            told apart by the way they were moving; 1 is never.  Objects whose masks overlapped when they were prompted
+            may overlap.
+        recovery_score: object score with which an object that is not TRACKING is found again, three frames in a row,
+            by what it remembered when it last was; 1 is never.
 
     Raises:
         ValueError: if a field is out of range.
@@ -286,7 +291,8 @@ class TrackerConfig:
     presence_iou: float = 0.1
     presence_margin: float = 0.1
     exclusive_memory: float = 1.0
-    contest_overlap: float = 1.0
+    contest_overlap: float = 0.3
+    recovery_score: float = 0.9
 
     def __post_init__(self) -> None:
         if self.memory_policy not in MEMORY_POLICIES:
@@ -297,7 +303,8 @@ class TrackerConfig:
             raise ValueError('history_frames and object_budget must be 0 or positive')
         if self.max_conditioning_frames < 2:
             raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
-        for name in ('presence_score', 'presence_iou', 'presence_margin', 'exclusive_memory'):
+        shares = ('presence_score', 'presence_iou', 'presence_margin', 'exclusive_memory', 'contest_overlap')
+        for name in (*shares, 'recovery_score'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'{name} must be in [0, 1], got {getattr(self, name)}')
 

@@ -1,0 +1,63 @@
+"""How an object that was out of sight is found again.
+
+SAM 2 remembers every frame, and of a frame without the object it remembers that there is none; after a second of them
+it does not know the object any more when it comes back.  So what an object remembered when it was last TRACKING is kept
+aside, and as long as it is not, the frame is looked at a second time with that memory, as if no time had passed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from robust_pvos_ros.tracking.motion import Motion
+from robust_pvos_ros.tracking.presence import Evidence
+
+IN_A_ROW = 3
+"""Frames on which an object must be found in the same place."""
+SAME_PLACE = 0.5
+"""IoU of its masks on two frames in a row."""
+SIZE = 0.4, 2.0
+"""Area of the mask over that of the object before it went."""
+LEAST_IOU = 0.5
+"""Predicted IoU of the mask."""
+
+
+class Sighting(NamedTuple):
+    """An object that may have been found again.
+
+    Attributes:
+        frame_index: of the last frame on which it was; mask: bool (h, w) there; frames: how many in a row.
+    """
+
+    frame_index: int
+    mask: Tensor
+    frames: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it was found often enough."""
+        return self.frames >= IN_A_ROW
+
+
+def sighted(
+    logits: Tensor, evidence: Evidence, motion: Motion | None, before: Sighting | None, frame_index: int, least: float
+) -> Sighting | None:
+    """What a second look at a frame says; None where the object was not found.
+
+    Args:
+        logits: (h, w) of the mask of the second look; evidence: of it.
+        motion: of the object when it was last TRACKING.
+        before: what the second look at the frame before said.
+        frame_index: of the frame.
+        least: object score that it takes, ``TrackerConfig.recovery_score``.
+    """
+    credible = evidence.score >= least and evidence.iou >= LEAST_IOU
+    if motion is None or not credible or not SIZE[0] * motion.area <= evidence.cells.area <= SIZE[1] * motion.area:
+        return None
+    mask = logits > 0
+    if before is None or before.frame_index != frame_index - 1:
+        return Sighting(frame_index, mask, 1)
+    same = float((mask & before.mask).sum() / (mask | before.mask).sum()) >= SAME_PLACE
+    return Sighting(frame_index, mask, before.frames + 1 if same else 1)
