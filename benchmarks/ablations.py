@@ -213,6 +213,27 @@ def summary(variants: Sequence[Variant], scores: Sequence[robustness.Score]) -> 
     return rows
 
 
+def draw(rows: Sequence[dict[str, str]], title: str, path: Path) -> None:
+    """The paired differences to the base of :func:`summary`, with their 95 % intervals, as a PNG."""
+    import matplotlib as mpl
+
+    mpl.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 0.6 + 0.45 * len(rows)), layout='constrained')
+    compared = [row for row in rows if row.get('over base')]
+    for place, row in enumerate(compared):
+        low, high = (float(end) for end in row['95 %'].split(' to '))
+        axes.plot([low, high], [place, place], color='tab:blue', linewidth=2)
+        axes.plot(float(row['over base']), place, 'o', color='tab:blue')
+    axes.axvline(0, color='black', linewidth=0.8)
+    axes.set_yticks(range(len(compared)), [row['method'] for row in compared])
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel='J&F over the base on corrupted rendered clips, 95 % interval')
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _mean(values: Iterable[float]) -> str:
     return f'{np.mean(list(values)):.2f}'
 
@@ -253,7 +274,9 @@ def main() -> None:
             return
         found = [pool.submit(score, key, m, run, options.clips, options.prompt) for key, m in methods.items()]
         scores = [row for rows in found for row in rows.result()]
-    print(write_table(summary(variants, scores), options.out / options.table))
+    rows = summary(variants, scores)
+    draw(rows, options.table, options.out / f'{options.table}.png')
+    print(write_table(rows, options.out / options.table))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Whether IDs survive: two look-alikes that cross, and one object that is hidden for two seconds.
 
-    python -m benchmarks.identity [--seeds 50] [--settings stock default ...] [--out FILE.csv]
+    python -m benchmarks.identity [--seeds 50] [--settings stock default ...] [--out FILE]
 
 The clips are rendered here, with truth: blobs of one and the same cloth over a cluttered ground.  In `cross` two of
 them pass each other, one in front; in `hide` one goes behind a wall and comes out on the other side.  Each object is
@@ -14,7 +14,6 @@ given by its true mask on the first frame.  On the last frame it is
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 
 from benchmarks.provenance import describe_run
+from benchmarks.tables import write_table
 from robust_pvos_ros.tracking.association import mask_iou
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.tracker import VideoTracker
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument('--checkpoint', default='')
     parser.add_argument('--adapter', default='')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--out', type=Path, help='table of all results (CSV)')
+    parser.add_argument('--out', type=Path, help='table of all results, .csv and .md')
     args = parser.parse_args()
     model = load_model(
         ModelConfig(model=args.model, checkpoint=args.checkpoint, adapter=args.adapter, device=args.device)
@@ -187,15 +187,11 @@ def main() -> None:
             start, fates = time.perf_counter(), Counter[str]()
             for seed in range(args.seeds):
                 fates.update(follow(model, SETTINGS[setting], render(seed)))
-            rows.append({'scene': scene, 'setting': setting, **{fate: fates[fate] for fate in FATES}})
+            rows.append({'scene': scene, 'setting': setting, **{fate: str(fates[fate]) for fate in FATES}})
             cells = ' '.join(f'{fates[fate]:>8}' for fate in FATES)
             print(f'{scene:>8} {setting:>10} {cells} {time.perf_counter() - start:>8.0f}', flush=True)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open('w', newline='', encoding='utf-8') as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(rows, args.out)
 
 
 if __name__ == '__main__':

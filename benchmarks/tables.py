@@ -10,7 +10,7 @@ from benchmarks.provenance import describe_run
 
 
 def write_table(rows: Sequence[dict[str, str]], path: Path) -> str:
-    """Write ``path`` with the suffixes .csv and .md, and return the latter.
+    """Write ``path`` with the suffixes .csv and .md, its folder where it is missing, and return the latter.
 
     Args:
         rows: column -> cell; a missing cell is empty.
@@ -18,6 +18,7 @@ def write_table(rows: Sequence[dict[str, str]], path: Path) -> str:
     Returns:
         Markdown, with the command, commit and date of this run below the table.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.with_suffix('.csv').open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, names, restval='', lineterminator='\n')

@@ -78,6 +78,8 @@ def test_seeds_are_averaged_and_paired_by_clip(tmp_path: Path) -> None:
     assert '| moga | 0.0005 | 80.00 | 42.00 | 42.00 to 42.00 | +2.00 | +1.00 to +3.00 |' in (
         tmp_path / 'methods.md').read_text()  # fmt: skip
     assert (tmp_path / 'methods.csv').read_text().splitlines()[1].startswith('base,,80.00,40.00')
+    ablations.draw([base, moga], 'methods', tmp_path / 'methods.png')
+    assert (tmp_path / 'methods.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_rates_are_chosen_by_the_loss_on_the_same_steps(tmp_path: Path) -> None:
