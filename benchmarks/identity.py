@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -152,14 +152,36 @@ def fate_of(mask: np.ndarray, own: np.ndarray, others: np.ndarray) -> str:
     return 'swapped' if any(mask_iou(mask, other) >= ENOUGH for other in others) else 'lost'
 
 
-def follow(model: Sam2Model, config: TrackerConfig, clip: Clip) -> list[str]:
-    """What became of each object of a clip."""
+def masks_of(model: Sam2Model, config: TrackerConfig, clip: Clip) -> Iterator[np.ndarray]:
+    """The mask of each object, bool (N, H, W), frame by frame."""
     tracker = VideoTracker(model, config)
     prompts = [Prompt(mask=mask) for mask in clip.truth[0]]
     for index, frame in enumerate(clip.frames):
-        result = tracker.step(frame, index * 10**9 // RATE, prompts if index == 0 else ())
+        yield tracker.step(frame, index * 10**9 // RATE, prompts if index == 0 else ()).masks
+
+
+def follow(model: Sam2Model, config: TrackerConfig, clip: Clip) -> list[str]:
+    """What became of each object of a clip."""
+    *_, masks = masks_of(model, config, clip)
     last = clip.truth[-1]
-    return [fate_of(result.masks[row], last[row], np.delete(last, row, 0)) for row in range(len(last))]
+    return [fate_of(masks[row], last[row], np.delete(last, row, 0)) for row in range(len(last))]
+
+
+def draw(model: Sam2Model, settings: Iterable[str], clip: Clip, path: Path, count: int = 6) -> None:
+    """Some frames of a clip side by side, a row for each setting, with the objects outlined in two colours."""
+    shown, rows = np.linspace(0, len(clip.frames) - 2, count).round(), []
+    for setting in settings:
+        tiles = []
+        for index, masks in enumerate(masks_of(model, SETTINGS[setting], clip)):
+            if index in shown:
+                tile = clip.frames[index][..., ::-1].copy()
+                for mask, colour in zip(masks, ((255, 255, 255), (0, 0, 0)), strict=False):
+                    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+                    cv2.drawContours(tile, outline, -1, colour, 2)
+                tiles.append(tile)
+        rows.append(np.hstack(tiles))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.vstack(rows))
 
 
 def main() -> None:
@@ -173,10 +195,14 @@ def main() -> None:
     parser.add_argument('--adapter', default='')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--out', type=Path, help='table of all results, .csv and .md')
+    parser.add_argument('--draw', type=Path, help='only a picture of the look-alikes of seed SEEDS')
     args = parser.parse_args()
     model = load_model(
         ModelConfig(model=args.model, checkpoint=args.checkpoint, adapter=args.adapter, device=args.device)
     )
+    if args.draw:
+        draw(model, args.settings, cross(args.seeds), args.draw)
+        return
     for name, value in describe_run().items():
         print(f'{name}: {value}')
     print(f'{args.seeds} seeds of each scene, {RATE} Hz, {WIDTH}x{HEIGHT}, {model.name} in {model.precision}')

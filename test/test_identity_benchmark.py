@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,3 +59,12 @@ def test_a_tracker_of_the_truth_keeps_all(monkeypatch) -> None:
 
     monkeypatch.setattr(identity, 'VideoTracker', Perfect)
     assert identity.follow(None, identity.SETTINGS['stock'], clip) == ['kept', 'kept']
+
+
+def test_a_picture_has_a_row_for_each_setting(monkeypatch, tmp_path) -> None:
+    clip = identity.cross(1, seconds=1.0)
+    monkeypatch.setattr(identity, 'masks_of', lambda *_: iter(clip.truth))
+    identity.draw(None, ['stock', 'default'], clip, tmp_path / 'new' / 'sheet.png', count=3)
+    sheet = cv2.imread(str(tmp_path / 'new' / 'sheet.png'))
+    assert sheet.shape == (2 * identity.HEIGHT, 3 * identity.WIDTH, 3)
+    assert (sheet == 255).all(2).any() and (sheet == 0).all(2).any(), 'both outlines'
