@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -46,11 +47,8 @@ def sharing(row: ObjectRow, others: Iterable[ObjectRow], threshold: float) -> fr
     near = [other for other in others if other.mask_index == row.mask_index and other.object_id != row.object_id]
     evidence, shared = evidence_of([row.decoded, *(other.decoded for other in near)])
     claims = [Claim(*pair, one) for pair, one in zip([(r, r.decoded) for r in (row, *near)], evidence, strict=True)]
-    return frozenset(
-        claim.row.object_id
-        for place, claim in enumerate(claims[1:], 1)
-        if _overlap(claims[0], claim, float(shared[0, place]), threshold)
-    )
+    overlapping = _overlapping(claims, shared, threshold)[0]
+    return frozenset(claim.row.object_id for claim, flag in zip(claims[1:], overlapping[1:], strict=True) if flag)
 
 
 def _may_contend(a: ObjectRow, b: ObjectRow) -> bool:
@@ -64,8 +62,18 @@ def _is_fresh(claim: Claim, stamp: int) -> bool:
     return claim.row.motion is not None and claim.row.motion.is_fresh(stamp)
 
 
-def _overlap(a: Claim, b: Claim, shared: float, threshold: float) -> bool:
-    return shared > threshold * max(1.0, min(a.evidence.cells.area, b.evidence.cells.area))
+def _overlapping(claims: Sequence[Claim], shared: np.ndarray, threshold: float) -> np.ndarray:
+    """bool (N, N): which masks share more than ``threshold`` of the smaller one."""
+    area = np.array([claim.evidence.cells.area for claim in claims])
+    return shared > threshold * np.maximum(1, np.minimum(area[:, None], area))
+
+
+def _is_odd(claim: Claim, stamp: int) -> bool:
+    """Whether a mask is not where its track leads, or has grown: only then can it lie on the place of another one."""
+    motion, cells = claim.row.motion, claim.evidence.cells
+    if motion is None or not cells.area:
+        return False
+    return cells.area >= GROWN * motion.area or math.dist(cells.centre, motion.at(stamp).centre) > motion.radius
 
 
 def _confused(a: Claim, b: Claim, stamp: int) -> bool:
@@ -97,20 +105,22 @@ def settle(claims: Sequence[Claim], shared: np.ndarray, stamp: int, threshold: f
     """
     group, confused = list(range(len(claims))), set[int]()
     settled: dict[int, Settled] = {}
-    for i, a in enumerate(claims):
-        for j, b in enumerate(claims[:i]):
-            if not _may_contend(a.row, b.row):
-                continue
-            overlap, fresh = _overlap(a, b, float(shared[i, j]), threshold), (_is_fresh(a, stamp), _is_fresh(b, stamp))
-            if overlap and any(fresh) and not all(fresh):
-                late = j if fresh[0] else i
+    overlapping, odd = _overlapping(claims, shared, threshold), np.array([_is_odd(one, stamp) for one in claims])
+    for i, j in np.argwhere(np.tril(overlapping | odd[:, None] | odd, -1)).tolist():
+        a, b = claims[i], claims[j]
+        fresh = _is_fresh(a, stamp), _is_fresh(b, stamp)
+        if not any(fresh) or not _may_contend(a.row, b.row):
+            continue
+        if not all(fresh):
+            late = j if fresh[0] else i
+            if overlapping[i, j]:
                 settled[late] = Settled(_absent(claims[late].decoded), claims[late].row.motion)
-            elif all(fresh):
-                mixed = _confused(a, b, stamp)
-                if overlap or mixed:
-                    group = [group[j] if number == group[i] else number for number in group]
-                if mixed:
-                    confused |= {i, j}
+            continue
+        mixed = _confused(a, b, stamp)
+        if overlapping[i, j] or mixed:
+            group = [group[j] if number == group[i] else number for number in group]
+        if mixed:
+            confused |= {i, j}
     for number in set(group):
         places = [place for place, own in enumerate(group) if own == number and place not in settled]
         if len(places) > 1:
