@@ -132,7 +132,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LIVE = frozenset({
     'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy', 'forward_jump', 'silence_timeout',
     'association_iou', 'detection_tolerance', 'presence_score', 'presence_iou', 'presence_margin',
-    'contest_overlap', 'recovery_score',
+    'recovery_score',
 })  # fmt: skip
 READ_ONLY = frozenset({'autostart'})
 TYPE_NAMES = {

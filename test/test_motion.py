@@ -65,6 +65,20 @@ def test_a_mask_that_is_cut_or_spread_neither_turns_the_track_nor_becomes_the_sh
         assert after.area != motion.area, 'an object that stays larger or smaller must be believed in the end'
 
 
+def test_an_object_that_comes_back_in_part_is_where_it_is_seen() -> None:
+    motion, part = followed([(10 + 2 * index, 30) for index in range(8)]), disc(50, 30)
+    part[:, :50] = -1
+    after = motion.seen(cells(part), torch.from_numpy(part), motion.stamp + 3 * 10**9)
+    assert after.centre == cells(part).centre and after.shape is motion.shape and after.velocity == (0.0, 0.0)
+
+
+def test_a_shape_at_the_border_does_not_come_in_on_the_other_side() -> None:
+    left, right = followed([(3.0, 30.0)] * 10), followed([(14.0, 30.0)] * 10)
+    union = np.maximum(disc(1, 30), disc(12, 30))
+    for share, x in zip(tell_apart([union, union], [left, right], 10 * STEP, exchange=False), (1, 12), strict=True):
+        assert mask_iou(share.logits > 0, disc(x, 30) > 0) > 0.8 and not (share.logits[:, 40:] > 0).any()
+
+
 def test_a_prompt_keeps_the_velocity_and_sets_the_rest() -> None:
     motion = followed([(10 + 2 * index, 30) for index in range(10)])
     logits = disc(31, 33, 5)

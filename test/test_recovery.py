@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from benchmarks.identity import SETTINGS, Clip, cross, fate_of, hide
+from robust_pvos_ros.tracking import steps
 from robust_pvos_ros.tracking.checkpoints import shipped_weights
+from robust_pvos_ros.tracking.contest import Settled, _absent
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.motion import Cells, track_of
 from robust_pvos_ros.tracking.presence import Evidence
@@ -141,3 +143,21 @@ def test_what_is_kept_aside_is_counted_and_forgotten(model: Sam2Model) -> None:
     without = VideoTracker(model, replace(TrackerConfig(), recovery_score=1.0))
     follow(without, clip, range(begin + 12))
     assert without._table[1].keepsake is None
+
+
+def test_an_object_that_is_found_on_another_ones_pixels_is_not_back(model: Sam2Model, monkeypatch) -> None:
+    clip, tracker = hide(0), VideoTracker(model)
+    follow(tracker, clip, range(len(clip.frames) - 20))
+    assert tracker.objects[0].state == ObjectState.OCCLUDED
+    denied: list[int] = []
+
+    def deny(claims, shared, stamp, threshold):
+        denied.append(stamp)
+        return {0: Settled(_absent(claims[0].decoded), claims[0].row.motion)}
+
+    tracker.apply([Prompt(box=[5, 5, 40, 40])])  # there must be another object
+    monkeypatch.setattr(steps, 'settle', deny)
+    memory = tracker._table[1].memory
+    results = follow(tracker, clip, range(len(clip.frames) - 20, len(clip.frames)))
+    assert denied and all(result.objects[0].state != ObjectState.TRACKING for result in results)
+    assert tracker._table[1].keepsake is not None and tracker._table[1].memory is memory

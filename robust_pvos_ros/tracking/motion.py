@@ -112,7 +112,9 @@ class Motion:
         """After a mask that is the object's alone, logits (h, w)."""
         mean = self.area + AREA_GAIN * (cells.area - self.area)
         if not WHOLE[0] * self.area <= cells.area <= WHOLE[1] * self.area:
-            return replace(self.at(stamp), area=mean, contested=False)  # partly hidden, or spread over something else
+            # partly hidden, or spread over something else
+            ahead = self.at(stamp) if self.is_fresh(stamp) else self.found(cells.centre, stamp)
+            return replace(ahead, area=mean, contested=False)
         return replace(self.found(cells.centre, stamp), area=mean, shape=logits, anchor=cells.centre)
 
 
@@ -157,7 +159,8 @@ def _settle(shapes: Sequence[np.ndarray], claimed: np.ndarray) -> list[tuple[int
     for _ in range(2):
         for place, shape in enumerate(shapes):
             rest = np.logical_or.reduce([np.zeros_like(claimed), *masks[:place], *masks[place + 1 :]])
-            tries = [np.roll(shape > 0, (dy, dx), (0, 1)) for dx, dy in steps]
+            (height, width), wide = shape.shape, np.pad(shape > 0, REACH)
+            tries = [wide[REACH - dy :, REACH - dx :][:height, :width] for dx, dy in steps]
             gains = [
                 mask_iou(mask | rest, claimed) - STRAY_COST * math.hypot(*step)
                 for mask, step in zip(tries, steps, strict=True)

@@ -167,7 +167,11 @@ class ObjectSteps:
             decoded = settled.decoded
             [memory] = self._model.remember(frame.features, decoded, frame.index)
             [seen], _ = evidence_of([decoded])
-            found[own] = found[own]._replace(decoded=decoded, memory=memory, evidence=seen, settled=settled)
+            # one that is left without a pixel was not found again after all
+            recalled = found[own].recalled if seen.has_mask else None
+            found[own] = found[own]._replace(
+                decoded=decoded, memory=memory, evidence=seen, settled=settled, recalled=recalled
+            )
         return found
 
     @staticmethod
@@ -233,9 +237,9 @@ class ObjectSteps:
             previous = entry.decoded.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT) if known else None
             decoded = self._model.decode(frame.features, fused, (points, labels), previous, first)
         memory = self._model.remember(frame.features, decoded, frame.index, prompted=True)[0]
-        entry.show(decoded, frame, bool((decoded.logits > 0).any()))
-        entry.memory.remember_prompt(memory, clear_recent=config.clear_memory_on_refine)
         [evidence], _ = evidence_of([decoded])
+        entry.show(decoded, frame, evidence.has_mask)
+        entry.memory.remember_prompt(memory, clear_recent=config.clear_memory_on_refine)
         if evidence.has_mask:
             entry.motion = track_of(evidence.cells, decoded.logits[0, 0], frame.stamp, entry.motion)
         entry.keepsake = entry.sighting = None
