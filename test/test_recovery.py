@@ -161,3 +161,13 @@ def test_an_object_that_is_found_on_another_ones_pixels_is_not_back(model: Sam2M
     results = follow(tracker, clip, range(len(clip.frames) - 20, len(clip.frames)))
     assert denied and all(result.objects[0].state != ObjectState.TRACKING for result in results)
     assert tracker._table[1].keepsake is not None and tracker._table[1].memory is memory
+
+
+def test_an_object_that_left_over_the_edge_is_not_looked_for(model: Sam2Model) -> None:
+    clip = hide(0)
+    begin = next(index for index in range(len(clip.frames)) if not clip.truth[index].any())
+    x = int(np.flatnonzero(clip.truth[begin - 6, 0].any(0)).max()) + 1  # the wall begins at the edge of this picture
+    cut = Clip(clip.frames[:, :, :x].copy(), clip.truth[:, :, :, :x])
+    tracker = VideoTracker(model)
+    follow(tracker, cut, range(begin + 12))
+    assert tracker.objects[0].state == ObjectState.OCCLUDED and tracker._table[1].keepsake is None

@@ -46,6 +46,12 @@ class Tracked(NamedTuple):
     recalled: ObjectMemory | None = None
 
 
+def _touches_edge(logits: Tensor) -> bool:
+    """Whether a mask (..., h, w) reaches the picture's edge, over which its object may have left."""
+    mask = logits > 0
+    return bool(mask[..., [0, -1], :].any() or mask[..., [0, -1]].any())
+
+
 class ObjectSteps:
     """The steps of single objects; which objects there are is the tracker's business.
 
@@ -183,7 +189,7 @@ class ObjectSteps:
         present = one.recalled is not None or is_present(entry.present, evidence, config)
         if present:
             entry.keepsake = None
-        elif entry.keepsake is None and config.recovery_score < 1:
+        elif entry.present and config.recovery_score < 1 and not _touches_edge(entry.decoded.logits):
             entry.keepsake = entry.memory.copy()
         entry.sighting = one.sighting
         entry.show(one.decoded, frame, present)
