@@ -205,12 +205,18 @@ def test_recorded_clips_take_their_share(tmp_path: Path) -> None:
     'wrong',
     [
         'stages.0.task=clip', 'stages.0.recorded=0.5', 'stages.0.recorded=2', 'stages.0.frames=0',
-        'stages.0.corrupted=1.5', 'stages.0.minutes=0',
+        'stages.0.corrupted=1.5', 'stages.0.minutes=0', 'validate_clips=-1',
     ],
 )
 def test_wrong_stages_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong.split('.')[-1].split('=')[0]):
         load_config(overrides=[wrong])
+
+
+def test_a_run_without_validation_ends(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, steps=1, validate_clips=0)
+    trainer.fit()
+    assert trainer.progress.step == 2 and not trainer.progress.validation and (tmp_path / 'last.pt').is_file()
 
 
 def test_a_batch_without_objects_changes_nothing(tmp_path: Path) -> None:

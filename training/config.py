@@ -91,7 +91,7 @@ class TrainConfig:
         photographs: take some textures from the sample photographs of installed packages.
         data, max_stride: recorded clips, and the largest step between their frames.
         log_steps: steps whose means make one line of the log.
-        checkpoint_seconds, validate_seconds, validate_clips: of computing between two; held-out clips.
+        checkpoint_seconds, validate_seconds, validate_clips: of computing between two; held-out clips, none for 0.
     """
 
     official: str = ''
@@ -151,6 +151,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
     assert isinstance(config, TrainConfig)
     if config.official and config.official not in OFFICIAL_CONFIGS:
         raise ValueError(f'official must be one of {", ".join(OFFICIAL_CONFIGS)}, got {config.official!r}')
+    if config.validate_clips < 0:
+        raise ValueError(f'validate_clips must be 0 (no validation) or more, got {config.validate_clips}')
     for stage in config.stages:
         if stage.task not in ('clips', 'correspondence'):
             raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")

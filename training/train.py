@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 import torch
@@ -288,7 +289,7 @@ class Trainer:
     def validate(self, bank: TextureBank, writer: SummaryWriter | None = None) -> None:
         """J on held-out clips at the model's own size and at the training size."""
         progress = self.progress
-        if not self.fabric.is_global_zero:
+        if not self.fabric.is_global_zero or not self.config.validate_clips:
             return
         sizes = set() if self.config.official else {self.config.model.image_size}
         for size in sorted({*sizes, self.model.image_size}):
@@ -339,6 +340,8 @@ class Trainer:
         log.info('done after %d steps, %.0f s', progress.step, progress.seconds)
         if self.device.type == 'cuda':
             log.info('most GPU memory at a time: %.2f GB', torch.cuda.max_memory_allocated(self.device) / 1e9)
+        else:
+            log.info('most memory of the process: %.2f GB', getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
     def _log(self, recent: list[dict[str, float]], writer: SummaryWriter | None) -> None:
         """Means of the last steps, to the log and to TensorBoard."""
@@ -379,7 +382,9 @@ def main() -> None:
     deadlines = [arguments.deadline, time.time() + 60 * arguments.minutes if arguments.minutes else None]
     deadline = min((d for d in deadlines if d is not None), default=None)
     trainer = Trainer(config, arguments.run, deadline, fabric)
-    log.info('%d parameters on %s', sum(p.numel() for p in trainer.model.parameters()), trainer.device)
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    count, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    log.info('%d parameters, %d of them trained, on %s', count, learning, trainer.device)
 
     def stop(signum: int, frame: object) -> None:
         if trainer.stop_wanted:
