@@ -13,10 +13,11 @@ from torch.nn import functional as F
 class LossWeights:
     """Weights of the four terms and the shape of the focal one; the defaults are SAM 2's.
 
-    Three terms SAM 2 lacks: ``correspondence`` weighs the matching of the image features and ``attention`` that of the
+    Terms SAM 2 lacks: ``correspondence`` weighs the matching of the image features and ``attention`` that of the
     memory attention (:mod:`training.correspondence`); ``auxiliary`` weighs the mask that a linear layer, dropped after
     training, reads from the features after memory attention.  ``mask`` and ``click`` weigh all terms of prompted
-    frames; the decoder's answer to a mask prompt is not used at inference, but its object pointer is.
+    frames; the decoder's answer to a mask prompt is not used at inference, but its object pointer is.  ``teacher``
+    weighs how far an adapter's features are from those of the base on clean frames (:mod:`training.teacher`).
     """
 
     focal: float = 20.0
@@ -30,6 +31,7 @@ class LossWeights:
     attention: float = 0.0
     mask: float = 1.0
     click: float = 1.0
+    teacher: float = 0.0
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

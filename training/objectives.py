@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,8 +16,16 @@ from training.datasets import LabelledClips
 from training.losses import LossWeights, frame_loss, hard_iou, rough_loss
 from training.model import ClipModel, PromptMix, Supervised, normalise
 from training.prompts import NoObjectError, Rows, choose_objects
+from training.teacher import Teacher, sight_loss
 
 Objective = tuple[Tensor, dict[str, float]]
+
+
+class Lesson(NamedTuple):
+    """A teacher, and the clips before they were corrupted, uint8 (B, T, 3, S, S)."""
+
+    teacher: Teacher
+    images: Tensor
 
 
 def matching_objective(model: ClipModel, clips: Clips, generator: torch.Generator) -> Objective:
@@ -33,6 +44,7 @@ def mask_objective(
     weights: LossWeights,
     rng: np.random.Generator,
     generator: torch.Generator,
+    lesson: Lesson | None = None,
 ) -> Objective:
     """Objects followed through clips from all kinds of prompts.
 
@@ -40,6 +52,7 @@ def mask_objective(
         auxiliary: reads 16 mask logits from each conditioned cell, (N, C, h, h) -> (N, 16, h, h).
         objects: most objects of a clip.
         rng: draws objects and prompts; generator: draws the cells that are matched.
+        lesson: where a teacher has a say.
 
     Returns:
         the mean over all decoder outputs, and unweighted terms; ``J_<task>`` are mean IoUs where the object is visible,
@@ -50,6 +63,7 @@ def mask_objective(
     except NoObjectError:
         return torch.zeros((), device=clips.ids.device, requires_grad=True), {}
     rendered = clips if isinstance(clips, Clips) else None
+    shown = lesson.teacher.follow(lesson.images, rows, mix, deepcopy(rng)) if lesson is not None else []
     outputs, features = model(clips.images, rows, mix, rng, rendered is not None and weights.attention > 0)
     quarter = F.avg_pool2d(rows.masks, 4)
     losses, terms = [], []
@@ -68,6 +82,10 @@ def mask_objective(
         matching = _correspondence(features, rendered, generator)
         means['correspondence'] = float(matching.detach())
         total = total + weights.correspondence * matching
+    if lesson is not None:
+        missed = sight_loss(outputs, shown)
+        means['teacher'] = float(missed.detach())
+        total = total + weights.teacher * missed
     return total, means
 
 

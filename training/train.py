@@ -34,10 +34,11 @@ from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_vide
 from training.matching import calibrate_matching
 from training.model import ClipModel
 from training.muon import Muon, is_matching, suits_muon
-from training.objectives import Objective, mask_objective, matching_objective
+from training.objectives import Lesson, Objective, mask_objective, matching_objective
 from training.parallel import average_gradients, leave_processes, make_fabric
 from training.start import build_clip_model, read_initial_weights
 from training.stream import ClipRequest, ClipStream
+from training.teacher import Teacher
 from training.validate import region_similarity, validation_bank
 
 log = logging.getLogger('training')
@@ -85,6 +86,7 @@ class Trainer:
         self.model = self._build(config.stages[0].size)
         read_initial_weights(self.model, config)
         self.adapter = equip(self.model, config.adaptation)
+        self.teacher = self._find_teacher()
         self.auxiliary = torch.nn.Conv2d(self.model.hidden_dim, 16, 1).to(self.device)
         self.optimisers = self._optimisers()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -102,6 +104,10 @@ class Trainer:
 
     def _build(self, size: int) -> ClipModel:
         return build_clip_model(self.config, size).to(self.device).train()
+
+    def _find_teacher(self) -> Teacher | None:
+        wanted = self.config.losses.teacher > 0
+        return Teacher(self.config, self.model.image_size, self.device) if wanted else None
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and Muon for hidden layers where the configuration asks for it."""
@@ -134,6 +140,7 @@ class Trainer:
         state, optimisers = self.model.state_dict(), [x.state_dict() for x in self.optimisers]
         self.model = self._build(size)
         self.adapter = equip(self.model, self.config.adaptation)
+        self.teacher = self._find_teacher()
         self.model.load_state_dict(state)
         self.optimisers = self._optimisers()
         for optimiser, saved in zip(self.optimisers, optimisers, strict=True):
@@ -183,14 +190,14 @@ class Trainer:
         rate = stage.lr * min(1.0, (self.progress.step + 1) / self.config.warmup)
         return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.fraction()))) if stage.decay else 1.0)
 
-    def _batch(self) -> Clips | LabelledClips:
-        clips, stage = self._clean_batch(), self.stage
-        if stage.corrupted > 0:
-            rng = np.random.default_rng([self.data_seed, self.progress.step, 3])
-            clips = clips._replace(images=corrupt_clips(clips.images, stage.corrupted, stage.severities, rng))
-        return clips
+    def _corrupted(self, clips: Clips | LabelledClips) -> Clips | LabelledClips:
+        stage = self.stage
+        if stage.corrupted == 0:
+            return clips
+        rng = np.random.default_rng([self.data_seed, self.progress.step, 3])
+        return clips._replace(images=corrupt_clips(clips.images, stage.corrupted, stage.severities, rng))
 
-    def _clean_batch(self) -> Clips | LabelledClips:
+    def _batch(self) -> Clips | LabelledClips:
         stage, progress = self.stage, self.progress
         rng = np.random.default_rng([self.data_seed, progress.step, 2])
         if rng.uniform() < stage.recorded:
@@ -203,7 +210,9 @@ class Trainer:
         )
         return self.stream.batch(progress.step - progress.stage_step, progress.step, request)
 
-    def _loss(self, clips: Clips | LabelledClips) -> Objective:
+    def _loss(self, clean: Clips | LabelledClips) -> Objective:
+        clips = self._corrupted(clean)
+        lesson = Lesson(self.teacher, clean.images) if self.teacher is not None else None
         stage, config, step = self.stage, self.config, self.progress.step
         generator = torch.Generator().manual_seed(self.data_seed * 1_000_003 + step)
         with self.fabric.autocast():
@@ -211,7 +220,7 @@ class Trainer:
                 return matching_objective(self.model, clips, generator)
             rng = np.random.default_rng([self.data_seed, step])
             return mask_objective(
-                self.model, self.auxiliary, clips, stage.objects, stage.mix, config.losses, rng, generator
+                self.model, self.auxiliary, clips, stage.objects, stage.mix, config.losses, rng, generator, lesson
             )
 
     @torch.no_grad()
