@@ -102,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_model(ModelConfig(adapter=options.adapter, threads=options.threads))
-    options.held_out = options.clips
+    options.held_out, options.street = options.clips, 0
     clips = clips_of(options)
     rows = {kind: scores_of(model, clips, Case(kind, options.severity, 0)) for kind in options.corruptions}
     rows['mean'] = {name: float(np.mean([row[name] for row in rows.values()])) for name in MIXES}

@@ -8,7 +8,8 @@ At the end ``table.md`` and ``plot.png`` are written from all rows, with the pai
 first and its 95 % interval: a bootstrap over the clips, each with its mean over corruptions, severities and seeds.
 ``--workers N`` shares methods and corruptions among N processes, where there are cores for them.
 
-Choices belong on rendered clips (``--held-out N``); real clips only report, and runs on the default ones are logged.
+Choices belong on rendered clips (``--held-out N``, ``--street N`` of another renderer, or both); real clips only
+report, and runs on the default ones are logged.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from benchmarks.davis import DEFAULT_DATA
 from benchmarks.held_out import annotated_frames
 from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run, file_hash
+from benchmarks.street_clips import street_frames, street_names
 from robust_pvos_ros.corruption.corruption import KINDS, ClipCorruption, CorruptionError, parse_corruptions
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame, find_sequences
 from robust_pvos_ros.evaluation.protocol import TrackerSegmenter, evaluate_sequence
@@ -195,7 +197,9 @@ def plot(scores: Sequence[Score], path: Path) -> None:
 
 def settings_of(options: argparse.Namespace) -> dict[str, object]:
     """What all rows of a folder must share."""
-    clips = f'{options.held_out} rendered, {options.frames} frames' if options.held_out else options.data.name
+    rendered = f'{options.held_out} rendered, {options.frames} frames' if options.held_out else ''
+    street = f'{options.street} of the street' if options.street else ''
+    clips = ', '.join(filter(None, (rendered, street))) or options.data.name
     checkpoint = Path(options.checkpoint) if options.checkpoint else shipped_weights()
     return {
         'clips': clips,
@@ -245,9 +249,11 @@ def log_run(options: argparse.Namespace, scores: Sequence[Score]) -> None:
 
 def clips_of(options: argparse.Namespace) -> dict[str, Iterable[AnnotatedFrame]]:
     """Name -> frames of every clip; rendered ones are rendered once."""
-    if options.held_out:
+    if options.held_out or options.street:
         seeds = [VALIDATION_SEED + 2000 + number for number in range(options.held_out)]
-        return {f'rendered_{seed}': list(annotated_frames(seed, options.frames, 256)) for seed in seeds}
+        rendered = {f'rendered_{seed}': list(annotated_frames(seed, options.frames, 256)) for seed in seeds}
+        street = {name: list(street_frames(name)) for name in street_names(options.street)}
+        return {**rendered, **street}
     return {sequence.name: sequence for sequence in find_sequences(options.data, options.sequences)}
 
 
@@ -340,7 +346,7 @@ def run(options: argparse.Namespace, find_clips: FindClips) -> list[Score]:
             append_scores(file, fresh)
             scores += fresh
     finally:
-        if not options.held_out and options.data.resolve() == DEFAULT_DATA.resolve():
+        if not (options.held_out or options.street) and options.data.resolve() == DEFAULT_DATA.resolve():
             log_run(options, scores[begun:])
     return scores
 
@@ -351,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--data', type=Path, default=DEFAULT_DATA, help='folder in DAVIS layout')
     parser.add_argument('--sequences', nargs='+', default=[], metavar='NAME')
     parser.add_argument('--held-out', type=int, default=0, metavar='N', help='N rendered clips instead')
+    parser.add_argument('--street', type=int, default=0, metavar='N', help='N clips of the rendered street instead')
     parser.add_argument('--frames', type=int, default=24, help='of a rendered clip')
     add_options(parser)
     options = parser.parse_args(argv)

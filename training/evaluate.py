@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--sequences', nargs='+', default=[], metavar='NAME')
     add_options(parser)
     options = parser.parse_args(argv)
-    options.held_out = 0
+    options.held_out = options.street = 0
     return score(options, partial(find_clips, options))
 
 
