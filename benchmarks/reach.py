@@ -1,4 +1,4 @@
-"""Which of the encoder's maps a corruption spoils: what an adapter behind the encoder could win at most.
+"""Which of the encoder's maps a corruption spoils: whether an adapter behind the encoder sits where it must.
 
     python -m benchmarks.reach [--clips 6] [--severity 3] [--adapter FILE] --out docs/robustness/reach
 

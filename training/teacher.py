@@ -36,8 +36,8 @@ class Teacher:
     @torch.no_grad()
     def follow(self, images: Tensor, rows: Rows, mix: PromptMix, rng: np.random.Generator) -> list[Supervised]:
         """What :class:`ClipModel` gives for clean clips, uint8 (B, T, 3, S, S), with the prompts that ``rng`` draws."""
-        outputs, _ = self.model(images, rows, mix, rng)
-        return list(outputs)
+        outputs: list[Supervised] = self.model(images, rows, mix, rng)[0]
+        return outputs
 
 
 def sight_loss(outputs: Sequence[Supervised], shown: Sequence[Supervised]) -> Tensor:
@@ -52,4 +52,4 @@ def sight_loss(outputs: Sequence[Supervised], shown: Sequence[Supervised]) -> Te
             continue
         target = other.conditioned.float()
         losses.append((own.conditioned.float() - target).square().mean() / target.var().clamp(min=1e-6))
-    return torch.stack(losses).mean() if losses else torch.zeros((), requires_grad=True)
+    return torch.stack(losses).mean() if losses else torch.zeros(())
