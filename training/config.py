@@ -154,11 +154,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
     if config.validate_clips < 0:
         raise ValueError(f'validate_clips must be 0 (no validation) or more, got {config.validate_clips}')
     taught = config.losses.teacher
-    if taught < 0 or (taught > 0 and (config.adaptation.trains != 'adapter' or not config.init)):
-        raise ValueError(
-            'losses.teacher is 0 or more and needs adaptation.trains: adapter and init, which names the teacher; '
-            f'got {taught}'
-        )
+    if taught < 0 or (taught > 0 and not config.init):
+        raise ValueError(f'losses.teacher is 0 or more and needs init, which names the teacher; got {taught}')
     for stage in config.stages:
         if stage.task not in ('clips', 'correspondence'):
             raise ValueError(f"task of stage {stage.name!r} must be 'clips' or 'correspondence', got {stage.task!r}")

@@ -17,7 +17,7 @@ class LossWeights:
     memory attention (:mod:`training.correspondence`); ``auxiliary`` weighs the mask that a linear layer, dropped after
     training, reads from the features after memory attention.  ``mask`` and ``click`` weigh all terms of prompted
     frames; the decoder's answer to a mask prompt is not used at inference, but its object pointer is.  ``teacher``
-    weighs how far an adapter's features are from those of the base on clean frames (:mod:`training.teacher`).
+    weighs how far the features are from those of the base on clean frames (:mod:`training.teacher`).
     """
 
     focal: float = 20.0

@@ -1,8 +1,8 @@
-"""A frozen base that looks at clean frames and shows an adapter what it should see in corrupted ones.
+"""A frozen base that looks at clean frames and shows a model that learns what it should see in corrupted ones.
 
 A corruption costs what it does to the features after memory attention, and these are what an adapter changes.  The base
 follows the same objects through the same clips before they are corrupted; how far the features are from its own is a
-loss with a target in every cell, and where a clip is not corrupted it holds the adapter to what the base does already.
+loss with a target in every cell, and where a clip is not corrupted it holds what learns to what the base does already.
 """
 
 from __future__ import annotations
