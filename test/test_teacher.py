@@ -34,8 +34,8 @@ def _trainer(
     adapter = Adaptation(trains='adapter', layer_norms=False, moga=MogaConfig(rank=8, conditioning='none'))
     config = TrainConfig(
         device='cpu', threads=1, bfloat16=False, muon=0.0, warmup=2, bank=6, bank_size=48, actors=2, model=TINY,
-        stages=[stage], losses=LossWeights(teacher=teacher), ema=0.9, adaptation=adapter if init and adapted else Adaptation(),
-        init=str(init or ''),
+        stages=[stage], losses=LossWeights(teacher=teacher), ema=0.9, init=str(init or ''),
+        adaptation=adapter if init and adapted else Adaptation(),
     )  # fmt: skip
     return Trainer(config, run)
 
