@@ -37,6 +37,7 @@ from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run, file_hash
 from benchmarks.street_clips import street_frames, street_names
 from robust_pvos_ros.corruption.corruption import KINDS, ClipCorruption, CorruptionError, parse_corruptions
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame, find_sequences
+from robust_pvos_ros.evaluation.encoding import shared_encoders
 from robust_pvos_ros.evaluation.protocol import TrackerSegmenter, evaluate_sequence
 from robust_pvos_ros.tracking.checkpoints import shipped_weights
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
@@ -266,7 +267,11 @@ def score_case(
 ) -> list[Score]:
     """One clip, corrupted in one way, with several methods on the same frames; none of a clip without objects."""
     config = TrackerConfig(max_objects=255)
-    segmenters = {m: TrackerSegmenter(VideoTracker(model, config), options.prompt) for m, model in models.items()}
+    encoders = shared_encoders(models)
+    segmenters = {
+        method: TrackerSegmenter(VideoTracker(model, config), options.prompt, encode=encoders[method])
+        for method, model in models.items()
+    }
     found = evaluate_sequence(name, case.frames(name, clip), segmenters, options.scored_frames)
     means = {method: found[method].mean for method in models if found[method].objects}
     return [Score(case, name, m, 100 * v.region, 100 * v.contour, 100 * v.mean) for m, v in means.items()]

@@ -10,6 +10,9 @@ from dataset_folders import write_davis
 
 from benchmarks.robustness import CLEAN, Case, Score, interval, main, read_scores, table
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame
+from robust_pvos_ros.tracking.checkpoints import shipped_adapter, shipped_weights
+from robust_pvos_ros.tracking.encoder import EncoderOutput
+from robust_pvos_ros.tracking.model import Sam2Model
 
 
 def rows(method: str, corrupted: list[float], clean: float = 80.0) -> list[Score]:
@@ -82,3 +85,31 @@ def test_processes_give_the_same_scores(tmp_path: Path) -> None:
     assert main([*options, '--out', str(tmp_path / 'two'), '--workers', '2']) == 0
     one, two = (read_scores(tmp_path / name / 'scores.csv') for name in ('one', 'two'))
     assert len(one) == 8 and sorted(map(repr, one)) == sorted(map(repr, two))
+
+
+def test_methods_with_equal_encoders_encode_once_and_score_as_each_does_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_davis(tmp_path / 'data', ('bear',))
+    options = ['--data', str(tmp_path / 'data'), '--corruptions', 'iso_noise', '--severities', '5']
+    methods = ['base', f'moga={shipped_adapter()}', f'own=weights:{shipped_weights()}']
+    encoded: list[Sam2Model] = []
+    encode = Sam2Model.encode
+
+    def counted(model: Sam2Model, rgb: np.ndarray) -> EncoderOutput:
+        encoded.append(model)
+        return encode(model, rgb)
+
+    monkeypatch.setattr(Sam2Model, 'encode', counted)
+    assert main([*options, '--out', str(tmp_path / 'together'), '--methods', *methods]) == 0
+    together = read_scores(tmp_path / 'together' / 'scores.csv')
+    base, moga = (encoded.count(model) for model in dict.fromkeys(encoded))  # that of own is equal to that of base
+    alone = []
+    for number, method in enumerate(methods):
+        encoded.clear()
+        assert main([*options, '--out', str(tmp_path / str(number)), '--methods', method]) == 0
+        assert len(encoded) == base == moga
+        alone += read_scores(tmp_path / str(number) / 'scores.csv')
+    assert sorted(map(repr, together)) == sorted(map(repr, alone))
+    scores = {score.method: score.mean for score in together if score.case.corruption == 'iso_noise'}
+    assert scores['own'] == scores['base'] != scores['moga']

@@ -26,6 +26,7 @@ from robust_pvos_ros.evaluation.metrics import (
 from robust_pvos_ros.tracking.types import Prompt
 
 if TYPE_CHECKING:
+    from robust_pvos_ros.tracking.encoder import EncoderOutput
     from robust_pvos_ros.tracking.tracker import VideoTracker
 
 PromptKind = Literal['mask', 'point', 'box']
@@ -43,10 +44,18 @@ class TrackerSegmenter:
     """A :class:`VideoTracker` prompted with the mask, one click or the box of each object.
 
     Output is the tracker's label image, what a DAVIS submission holds: the highest logit wins where masks overlap.
+    ``encode`` computes the feature maps of a frame in the tracker's stead (:mod:`robust_pvos_ros.evaluation.encoding`).
     """
 
-    def __init__(self, tracker: VideoTracker, prompt: PromptKind = 'mask', frame_ns: int = 33_333_333) -> None:
+    def __init__(
+        self,
+        tracker: VideoTracker,
+        prompt: PromptKind = 'mask',
+        frame_ns: int = 33_333_333,
+        encode: Callable[[np.ndarray], EncoderOutput] | None = None,
+    ) -> None:
         self._tracker = tracker
+        self._encode = encode
         self._prompt = prompt
         self._frame_ns = frame_ns
         self._stamp = 0
@@ -55,7 +64,8 @@ class TrackerSegmenter:
     def step(self, rgb: np.ndarray, masks: Mapping[int, np.ndarray]) -> np.ndarray:
         """See :class:`Segmenter`.  Raises PromptError and FrameError as the tracker does."""
         prompts = [make_prompt(mask, self._prompt) for mask in masks.values()]
-        result = self._tracker.step(rgb, self._stamp, prompts)
+        features = None if self._encode is None else self._encode(rgb)
+        result = self._tracker.step(rgb, self._stamp, prompts, features)
         self._stamp += self._frame_ns
         self._ids.update(zip(result.prompted, masks))
         table = np.zeros(int(max(self._ids, default=0)) + 1, np.uint16)
