@@ -147,6 +147,23 @@ def test_calibrated_gates_differ_between_objects_from_the_first_step(tmp_path: P
     assert kept and all(torch.allclose(v, trainer.model.state_dict()[n], atol=0.05, rtol=0.05) for n, v in kept.items())
 
 
-def test_a_negative_spread_of_gates_is_refused() -> None:
+def test_layer_norms_learn_at_a_pace_of_their_own(tmp_path: Path) -> None:
+    moved: dict[float, dict[str, torch.Tensor]] = {}
+    for pace in (1.0, 0.1):
+        trainer = _trainer(tmp_path / f'{pace}', steps=1, norm_pace=pace)
+        begun = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        trainer.train_step()
+        moved[pace] = {name: p.detach() - begun[name] for name, p in trainer.model.named_parameters()}
+    norms = layer_norm_parameters(trainer.model)
+    assert sum(int(moved[1.0][name].any()) for name in norms) > len(norms) / 2
+    for name, step in moved[1.0].items():
+        expected = 0.1 * step if name in norms else step
+        torch.testing.assert_close(moved[0.1][name], expected, atol=2e-7, rtol=2e-3)
+
+
+def test_a_spread_or_a_pace_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match='gate_spread must be 0 or more, got -1'):
         Adaptation(gate_spread=-1.0)
+    for pace in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f'norm_pace must be above 0 and at most 1, got {pace}'):
+            Adaptation(norm_pace=pace)

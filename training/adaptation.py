@@ -22,6 +22,7 @@ class Adaptation:
     Attributes:
         trains: ``model``, all of it and no adapter; or ``adapter``, only an adapter on top of the frozen model.
         layer_norms: let the model's LayerNorms learn with the adapter, as in the paper.
+        norm_pace: their learning rate, as a share of that of all else.
         final_temperature: of the gates at the end of a stage with ``anneal``; they begin at ``moga.temperature``.
         gate_spread: standard deviation that the logits of every gate are given over what it sees, before the first
             step; 0 leaves the gates as they were initialised.  See :func:`calibrate_gates`.
@@ -30,6 +31,7 @@ class Adaptation:
 
     trains: str = 'model'
     layer_norms: bool = True
+    norm_pace: float = 1.0
     final_temperature: float = 0.1
     gate_spread: float = 0.0
     moga: MogaConfig = field(default_factory=MogaConfig)
@@ -37,6 +39,8 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.trains not in ('model', 'adapter'):
             raise ValueError(f"adaptation.trains must be 'model' or 'adapter', got {self.trains!r}")
+        if not 0 < self.norm_pace <= 1:
+            raise ValueError(f'adaptation.norm_pace must be above 0 and at most 1, got {self.norm_pace}')
         if self.gate_spread < 0:
             raise ValueError(f'adaptation.gate_spread must be 0 or more, got {self.gate_spread}')
 

@@ -33,8 +33,8 @@ from training.config import Stage, TrainConfig, load_config
 from training.datasets import ClipOptions, ClipSampler, LabelledClips, find_videos
 from training.matching import calibrate_matching
 from training.model import ClipModel
-from training.muon import Muon, is_matching, suits_muon
 from training.objectives import Lesson, Objective, mask_objective, matching_objective
+from training.optimisers import build_optimisers, set_rates
 from training.parallel import average_gradients, leave_processes, make_fabric
 from training.start import build_clip_model, read_initial_weights
 from training.stream import ClipRequest, ClipStream
@@ -88,7 +88,7 @@ class Trainer:
         self.adapter = equip(self.model, config.adaptation)
         self.teacher = self._find_teacher()
         self.auxiliary = torch.nn.Conv2d(self.model.hidden_dim, 16, 1).to(self.device)
-        self.optimisers = self._optimisers()
+        self.optimisers = build_optimisers(self.model, self.auxiliary, self.config)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         run.mkdir(parents=True, exist_ok=True)
         if (run / 'last.pt').is_file():
@@ -109,30 +109,6 @@ class Trainer:
         wanted = self.config.losses.teacher > 0
         return Teacher(self.config, self.model.image_size, self.device) if wanted else None
 
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        """AdamW, and Muon for hidden layers where the configuration asks for it."""
-        hidden: list[torch.nn.Parameter] = []
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, parameter in [*self.model.named_parameters(), *self.auxiliary.named_parameters()]:
-            if not parameter.requires_grad:
-                continue
-            matching = is_matching(name)
-            if self.config.muon > 0 and suits_muon(name, parameter):
-                hidden.append(parameter)
-            else:
-                groups.setdefault((matching, parameter.ndim >= 2 and not matching), []).append(parameter)
-        decay = self.config.weight_decay
-        adam = torch.optim.AdamW(
-            [
-                {'params': parameters, 'weight_decay': decay if decayed else 0.0, 'matching': matching}
-                for (matching, decayed), parameters in groups.items()
-            ],
-            lr=1e-3,
-            betas=(0.9, 0.99),
-            foreach=True,
-        )
-        return [adam, Muon(hidden, weight_decay=decay)] if hidden else [adam]
-
     def _resize(self, size: int) -> None:
         """The same weights and optimiser state in a model of another image size."""
         if self.model.image_size == size:
@@ -142,7 +118,7 @@ class Trainer:
         self.adapter = equip(self.model, self.config.adaptation)
         self.teacher = self._find_teacher()
         self.model.load_state_dict(state)
-        self.optimisers = self._optimisers()
+        self.optimisers = build_optimisers(self.model, self.auxiliary, self.config)
         for optimiser, saved in zip(self.optimisers, optimisers, strict=True):
             optimiser.load_state_dict(saved)
 
@@ -247,10 +223,7 @@ class Trainer:
         [rate] = average_gradients(self.fabric, (), self.learning_rate())  # clocks differ between processes
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group['lr'] = rate * (stage.matching_pace if group.get('matching') else 1.0)
-                if isinstance(optimiser, Muon):
-                    group['lr'] = rate * config.muon
+        set_rates(self.optimisers, rate, stage, config)
         if self.adapter is not None:
             begin, end = config.adaptation.moga.temperature, config.adaptation.final_temperature
             self.adapter.set_temperature(begin + (end - begin) * (min(1.0, self.fraction()) if stage.anneal else 0.0))
