@@ -1,6 +1,6 @@
 """J&F by corruption and severity: the scores of ``benchmarks.robustness`` as a table and as curves.
 
-    python -m benchmarks.robustness_grid FOLDER [FOLDER ...] --out docs/robustness/grid [--seed 0]
+    python -m benchmarks.robustness_grid FOLDER [FOLDER ...] --out docs/robustness/grid [--seed 0] [--severities 3 5]
 
 Every method has a row for each severity, with its paired difference to ``--references`` as in
 ``benchmarks.robustness_report``.  Seeds of a method are put together, or one of them is shown (``--seed``), where not
@@ -96,11 +96,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folders', nargs='+', type=Path, help='of benchmarks.robustness')
     parser.add_argument('--seed', default='', help='of the trainings; all of them put together by default')
+    parser.add_argument('--severities', nargs='+', type=float, default=[], help='to show; all by default')
     parser.add_argument('--references', nargs='+', default=['base', 'lora'])
     parser.add_argument('--out', type=Path, required=True)
     options = parser.parse_args(argv)
     read = [score for folder in options.folders for score in read_scores(folder / 'scores.csv')]
-    scores = of_seed(read, options.seed)
+    scores = [
+        score
+        for score in of_seed(read, options.seed)
+        if not options.severities or score.case.corruption == CLEAN or score.case.severity in options.severities
+    ]
     if not any(score.case.corruption != CLEAN for score in scores):
         parser.error(f'no scores of corrupted clips in {", ".join(map(str, options.folders))}')
     options.out.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,9 @@ def test_folders_become_one_grid(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     main([*folders, '--out', str(out), '--seed', '0'])
     assert '| moga | 5 | 1 | 60.0 | 56.0 | 46.0 | 51.0 |  | +1.00 (+1.00 to +1.00) |' in (out / 'table.md').read_text()
+    main([*folders, '--out', str(out), '--severities', '5'])
+    lines = (out / 'table.md').read_text().splitlines()
+    assert [line[:12] for line in lines[2:5]] == ['| base | 5 |', '| moga | 5 |', '']
     assert (out / 'plot.png').stat().st_size > 10_000
     with pytest.raises(SystemExit):
         main([str(tmp_path / 'none'), '--out', str(out)])
