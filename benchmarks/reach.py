@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from robust_pvos_ros.evaluation.protocol import TrackerSegmenter, evaluate_seque
 from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.tracker import VideoTracker
-from robust_pvos_ros.tracking.types import FrameResult, ModelConfig, Prompt, TrackerConfig
+from robust_pvos_ros.tracking.types import ModelConfig, TrackerConfig
 
 MIXES: dict[str, tuple[str, ...]] = {
     'clean': ('stride4', 'stride8', 'stride16'),
@@ -38,24 +39,6 @@ MIXES: dict[str, tuple[str, ...]] = {
 def mix(clean: EncoderOutput, corrupted: EncoderOutput, fields: Sequence[str]) -> EncoderOutput:
     """The maps of a corrupted frame, but ``fields`` of the clean one."""
     return corrupted._replace(**{name: getattr(clean, name) for name in fields})
-
-
-class MixedTracker(VideoTracker):
-    """A tracker that is given its feature maps by :class:`Frames` and not by its encoder."""
-
-    def __init__(self, model: Sam2Model, frames: Frames, fields: Sequence[str]) -> None:
-        super().__init__(model, TrackerConfig(max_objects=255))
-        self._source, self._fields = frames, fields
-
-    def step(
-        self,
-        rgb: np.ndarray,
-        stamp: int,
-        prompts: Sequence[Prompt] = (),
-        features: EncoderOutput | None = None,
-    ) -> FrameResult:
-        """See :meth:`VideoTracker.step`."""
-        return super().step(rgb, stamp, prompts, mix(*self._source.maps, self._fields))
 
 
 class Frames:
@@ -76,13 +59,21 @@ class Frames:
             self.maps = self._model.encode(clean.rgb), self._model.encode(frame.rgb)
             yield frame
 
+    def mixed(self, fields: Sequence[str], _: np.ndarray) -> EncoderOutput:
+        """What a tracker is given in place of what it would have encoded, see :func:`mix`."""
+        return mix(*self.maps, fields)
+
 
 def scores_of(model: Sam2Model, clips: Mapping[str, Iterable[AnnotatedFrame]], case: Case) -> dict[str, float]:
     """Mean J&F over clips of each of ``MIXES``, percent."""
+    config = TrackerConfig(max_objects=255)
     found: dict[str, list[float]] = {name: [] for name in MIXES}
     for name, clip in clips.items():
         frames = Frames(model, list(clip), name, case)
-        methods = {m: TrackerSegmenter(MixedTracker(model, frames, fields)) for m, fields in MIXES.items()}
+        methods = {
+            method: TrackerSegmenter(VideoTracker(model, config), encode=partial(frames.mixed, fields))
+            for method, fields in MIXES.items()
+        }
         for method, score in evaluate_sequence(name, frames, methods, 'after_first').items():
             if score.objects:
                 found[method].append(100 * score.mean.mean)

@@ -39,9 +39,7 @@ def build_optimisers(model: nn.Module, auxiliary: nn.Module, config: TrainConfig
     return [adam, Muon(hidden, weight_decay=decay)] if hidden else [adam]
 
 
-def set_rates(
-    optimisers: Sequence[torch.optim.Optimizer], rate: float, stage: Stage, config: TrainConfig
-) -> None:
+def set_rates(optimisers: Sequence[torch.optim.Optimizer], rate: float, stage: Stage, config: TrainConfig) -> None:
     """Give every group of parameters its learning rate; ``rate`` is that of a stage at this step."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
