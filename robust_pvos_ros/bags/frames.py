@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
-from robust_pvos_ros.bags.definitions import COMPRESSED_IMAGE, IMAGE, BagError
+from robust_pvos_ros import interface
+from robust_pvos_ros.bags.definitions import COMPRESSED_IMAGE, IMAGE, PROMPT, BagError, modern_name
 from robust_pvos_ros.bags.reader import IMAGE_TYPES, BagReader, Entry
 from robust_pvos_ros.image_codec import ENCODINGS
 from robust_pvos_ros.message_core import nanoseconds
 
 WINDOW = 60
 """Messages of one topic that wait for their counterparts; what comes later than that is missed."""
+LOOKED_THROUGH = 200
+"""Messages of the node that are read for the names of its cameras: bags may be long."""
 COMPRESSED_SUFFIX = '/compressed'
 PLAIN_NAMES = ('image', 'image_raw', 'image_color', 'image_rect', 'image_rect_color', 'compressed')
 OUTPUTS = ('label_image', 'mask', 'overlay', 'truth')
@@ -21,16 +25,13 @@ OUTPUTS = ('label_image', 'mask', 'overlay', 'truth')
 
 
 class CameraTopic(NamedTuple):
-    """A camera of a bag: its name, its image topic and the type of that."""
+    """A camera of a bag: its name, its image topic, the type of that, and the topic of its true labels, 16UC1, pixel =
+    object ID."""
 
     name: str
     topic: str
     type: str
-
-    @property
-    def truth(self) -> str:
-        """Topic of the true labels, 16UC1, pixel = object ID."""
-        return f'/{self.name}/truth'
+    truth: str
 
 
 def camera_name(topic: str) -> str:
@@ -47,16 +48,23 @@ def find_cameras(reader: BagReader, chosen: Sequence[str] = ()) -> list[CameraTo
     Args:
         reader: of the bag.
         chosen: ``TOPIC`` or ``NAME=TOPIC``; none takes every topic with pictures that a person would look at.  Of a
-            picture that is there raw and compressed, the raw one is taken.
+            picture that is there raw and compressed, the raw one is taken.  Without ``NAME`` a camera is called as in
+            the segmentation node whose messages the bag holds, else by :func:`camera_name`.
 
     Raises:
         BagError: if a chosen topic is missing or has no images, two cameras have one name, or there is no camera.
     """
     cameras = []
+    known = names_in_the_node(reader)
     for text in chosen or _camera_topics(reader):
         name, equals, topic = text.rpartition('=')
         message_type = reader.require(topic, *IMAGE_TYPES)
-        cameras.append(CameraTopic(name if equals else camera_name(topic), topic, message_type))
+        own = camera_name(topic)
+        name = name if equals else known.get(topic.removesuffix(COMPRESSED_SUFFIX), own)
+        truth = truth_topic(name)
+        if not equals and truth not in reader.topics and truth_topic(own) in reader.topics:
+            truth = truth_topic(own)
+        cameras.append(CameraTopic(name, topic, message_type, truth))
     names = [camera.name for camera in cameras]
     if len(set(names)) < len(names):
         raise BagError(f'cameras need names of their own, got {", ".join(names)}: choose them with --camera NAME=TOPIC')
@@ -64,6 +72,36 @@ def find_cameras(reader: BagReader, chosen: Sequence[str] = ()) -> list[CameraTo
         listed = ', '.join(f'{topic} ({info.type})' for topic, info in reader.topics.items()) or 'no topics at all'
         raise BagError(f'bag {reader.path} has no camera images; it has {listed}')
     return cameras
+
+
+def truth_topic(name: str) -> str:
+    """Topic of a camera's true labels."""
+    return f'/{name}/truth'
+
+
+def names_in_the_node(reader: BagReader) -> dict[str, str]:
+    """Image topic, without ``/compressed`` -> name of its camera in a segmentation node.
+
+    The node's diagnostics say it; without them, where the bag holds one camera and all prompts are of one, it is that.
+    A topic on which several nodes differ is left out.
+    """
+    found: dict[str, set[str]] = {}
+    for message in _first_of(reader, [interface.DIAGNOSTICS.name], modern_name(interface.DIAGNOSTICS.type)):
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if values.get('camera') and values.get('image_topic'):
+                found.setdefault(values['image_topic'].removesuffix(COMPRESSED_SUFFIX), set()).add(values['camera'])
+    topics = _camera_topics(reader) if not found else []
+    if len(topics) == 1:
+        prompts = _first_of(reader, reader.topics, PROMPT)
+        found[topics[0].removesuffix(COMPRESSED_SUFFIX)] = {prompt.camera for prompt in prompts} - {''}
+    return {topic: names.pop() for topic, names in found.items() if len(names) == 1}
+
+
+def _first_of(reader: BagReader, topics: Iterable[str], message_type: str) -> list[Any]:
+    wanted = [topic for topic in topics if topic in reader.topics and reader.topics[topic].type == message_type]
+    wanted = [topic for topic in wanted if reader.topics[topic].messages]
+    return [entry.message for entry in islice(reader.messages(wanted), LOOKED_THROUGH)] if wanted else []
 
 
 def _camera_topics(reader: BagReader) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from robust_pvos_ros.bags.definitions import DECISION, PROMPT, BagError
-from robust_pvos_ros.bags.frames import stamp_of
+from robust_pvos_ros.bags.frames import CameraTopic, stamp_of
 from robust_pvos_ros.bags.reader import BagReader, Entry
 from robust_pvos_ros.evaluation.davis import read_annotation
 from robust_pvos_ros.evaluation.metrics import EvaluationError
@@ -141,6 +141,17 @@ class PlannedPrompts:
 
     def __len__(self) -> int:
         return len(self._planned)
+
+    def checked(self, cameras: Sequence[CameraTopic]) -> PlannedPrompts:
+        """These prompts; raises ``BagError``, naming the cameras, if one is of none of ``cameras``."""
+        names = {camera.name for camera in cameras}
+        for planned in self._planned:
+            if planned.camera not in names | {''}:
+                raise BagError(
+                    f'{planned.where} has no frame: camera {planned.camera} has no image here, where the cameras are '
+                    f'{", ".join(sorted(names))}; name it with --camera {planned.camera}=TOPIC'
+                )
+        return self
 
     def due(self, frame: FrameKey) -> list[Request]:
         """See :class:`PromptSource`.  Raises ``BagError`` where a prompt's own frame is missing."""

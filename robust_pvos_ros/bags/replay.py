@@ -145,14 +145,14 @@ def _prompt_source(reader: BagReader, cameras: list[CameraTopic], options: RunOp
             raise BagError(f'bag {reader.path} has no truth to make prompts from: there are no images on {wanted}')
         return TruthPrompts(options.prompts_from_truth)
     if options.prompt_file is not None:
-        return prompts_from_file(options.prompt_file)
+        return prompts_from_file(options.prompt_file).checked(cameras)
     if options.prompt_topic not in reader.topics:
         raise BagError(
             f'bag {reader.path} has no prompts on {options.prompt_topic}: name their topic with --prompt-topic, or '
             'give --prompts FILE or --prompts-from-truth'
         )
     decisions = options.prompt_topic.rpartition('/')[0] + interface.DECISIONS.name.removeprefix('~')
-    return recorded_prompts(reader, options.prompt_topic, decisions)
+    return recorded_prompts(reader, options.prompt_topic, decisions).checked(cameras)
 
 
 def _runner(

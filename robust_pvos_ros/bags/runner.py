@@ -22,7 +22,7 @@ from robust_pvos_ros.bags.definitions import (
     jpeg_of,
     message_types,
 )
-from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, CameraTopic, Joined
+from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, CameraTopic, Joined, truth_topic
 from robust_pvos_ros.bags.prompts import FrameKey, IdSource, PromptSource, Request
 from robust_pvos_ros.bags.reader import picture_of
 from robust_pvos_ros.bags.writer import BagWriter
@@ -174,7 +174,7 @@ class Runner:
             self.writer.write(topic, COMPRESSED_IMAGE, recorded, compressed_message(jpeg_of(rgb), 'jpeg', header))
         truth = frame.sides.get(run.camera.truth)
         if truth is not None:
-            self.writer.write_message(run.camera.truth, IMAGE, recorded, truth.message)
+            self.writer.write_message(truth_topic(run.camera.name), IMAGE, recorded, truth.message)
         ids = iter(prompted)
         for request in requests:
             if isinstance(request, Prompt):

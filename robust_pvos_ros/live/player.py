@@ -114,10 +114,10 @@ class Player(StoppableNode):
         self._shift = self._length = 0
         self._outputs: dict[str, Publisher] = {}
         with BagReader(bag) as reader:
-            found = find_cameras(reader, options.cameras)
+            found = self._found = find_cameras(reader, options.cameras)
             clip = reader.about.get('sequence', reader.name)
             self._topics = _chosen(reader, found, options)
-            self._requests = _planned(reader, options)
+            self._requests = _planned(reader, found, options)
         clips = {c.name: clip if len(found) == 1 else f'{clip}/{c.name}' for c in found}
         self.cameras = {c.topic: self._played(c, clips[c.name]) for c in found}
         self._prompter = Prompter(self, options.node, lambda: self._ending) if self._requests else None
@@ -192,7 +192,7 @@ class Player(StoppableNode):
     def _play_once(self, reader: BagReader, loop: int) -> None:
         first: int | None = None
         last = 0
-        requests = _planned(reader, self._options)
+        requests = _planned(reader, self._found, self._options)
         if self._prompter is not None:
             for problem in self._prompter.start_over():
                 self.get_logger().warning(problem)
@@ -342,14 +342,14 @@ def _chosen(reader: BagReader, cameras: Sequence[CameraTopic], options: PlayOpti
     return [*(camera.topic for camera in cameras), *kept]
 
 
-def _planned(reader: BagReader, options: PlayOptions) -> PlannedPrompts | None:
+def _planned(reader: BagReader, cameras: Sequence[CameraTopic], options: PlayOptions) -> PlannedPrompts | None:
     """The requests of a drive; None where there are none."""
     if options.prompt_file is not None:
-        return prompts_from_file(options.prompt_file)
+        return prompts_from_file(options.prompt_file).checked(cameras)
     topic, decisions = (f'{options.node}{t.name.removeprefix("~")}' for t in (interface.PROMPTS, interface.DECISIONS))
     if not options.prompts or topic not in reader.topics or not reader.topics[topic].messages:
         return None
-    return recorded_prompts(reader, topic, decisions)
+    return recorded_prompts(reader, topic, decisions).checked(cameras)
 
 
 def has_header(message_type: str) -> bool:
