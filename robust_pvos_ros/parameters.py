@@ -44,7 +44,7 @@ class NodeConfig:
             on a CPU where ``threads`` is at most half of the cores (with ``threads`` 0: on two cores).
         overload_policy: ``latest`` drops the oldest waiting frame when frames arrive faster than they are processed
             (live, best effort); ``every`` processes all in order (replay, reliable).
-        queue_depth: frames that may wait under ``every``; a player must keep fewer unacknowledged.
+        queue_depth: frames that may wait under ``every``; a player must keep fewer of them unanswered.
         time_jump_policy: what happens when image stamps jump backwards: ``remove_objects`` or ``keep``.
         forward_jump: seconds between the stamps of two images of a camera above which a jump forward is counted and
             logged; objects stay.

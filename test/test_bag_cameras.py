@@ -106,6 +106,6 @@ def test_prompts_of_a_camera_that_is_not_there_are_named(
     model: Sam2Model, options: RunOptions, tmp_path: Path
 ) -> None:
     bag = write_drive(tmp_path / 'drive', [FRONT, REAR], ['camera'])
-    with pytest.raises(BagError, match='camera camera has no image here.* front, rear; name it with --camera camera='):
+    with pytest.raises(BagError, match=r'camera camera has no image here.* front, rear; name it with --camera camera='):
         run_bag(bag, tmp_path / 'out', model, replace(options, prompts_from_truth=''), quiet=True)
     assert not (tmp_path / 'out').exists()
