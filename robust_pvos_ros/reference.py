@@ -9,6 +9,7 @@ import argparse
 import re
 from pathlib import Path
 
+from robust_pvos_ros.image_codec import ENCODINGS
 from robust_pvos_ros.interface import SERVICES, TOPICS, markdown_table
 from robust_pvos_ros.parameters import camera_specs, node_specs
 
@@ -30,13 +31,24 @@ def parameter_table() -> str:
     return markdown_table(('parameter', 'default', 'must be', 'can be set', 'what'), rows)
 
 
+def input_formats() -> str:
+    """What images may be, and with which quality of service topics are read and written."""
+    named = ', '.join(f'`{encoding}`' for encoding in ENCODINGS)
+    return (
+        f'Images come as {named}, or as JPEG or PNG under `NAME.transport: compressed`. They are read best effort under '
+        '`overload_policy: latest`, so that any publisher fits, and reliably under `every`. All outputs are reliable and '
+        'volatile.'
+    )
+
+
 def reference() -> str:
     """The tables of parameters, topics and services."""
     tables = {
         'Parameters': parameter_table(),
         'Topics': markdown_table(
             ('topic', 'direction', 'type', 'what'), [(f'`{t.name}`', t.direction, t.type, t.what) for t in TOPICS]
-        ),
+        )
+        + f'\n\n{input_formats()}',
         'Services': markdown_table(
             ('service', 'type', 'what'), [(f'`{service.name}`', service.type, service.what) for service in SERVICES]
         ),
