@@ -35,9 +35,9 @@ def input_formats() -> str:
     """What images may be, and with which quality of service topics are read and written."""
     named = ', '.join(f'`{encoding}`' for encoding in ENCODINGS)
     return (
-        f'Images come as {named}, or as JPEG or PNG under `NAME.transport: compressed`. They are read best effort under '
-        '`overload_policy: latest`, so that any publisher fits, and reliably under `every`. All outputs are reliable and '
-        'volatile.'
+        f'Images come as {named}, or as JPEG or PNG under `NAME.transport: compressed`. They are read best effort '
+        'under `overload_policy: latest`, so that any publisher fits, and reliably under `every`. All outputs are '
+        'reliable and volatile.'
     )
 
 
