@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2.errors import WriterError
 
 from robust_pvos_ros import interface
 from robust_pvos_ros.bags.definitions import COMPRESSED_IMAGE, IMAGE, BagError
 from robust_pvos_ros.bags.writer import BagWriter
+from robust_pvos_ros.live.early import EarlySubscription, offered
 from robust_pvos_ros.node_process import StoppableNode, run
 from robust_pvos_ros.stop_signal import StopSignal
 
@@ -146,6 +147,7 @@ class Recorder(StoppableNode):
         self._flushed = time.monotonic()
         self._refused: set[str] = set()
         self._topics: dict[str, str] = {}
+        self._early: dict[str, EarlySubscription] = {}
         for topic, message_type in (known or {}).items():
             self._record(topic, message_type, QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE))
         self._stopping = False
@@ -162,9 +164,15 @@ class Recorder(StoppableNode):
                 continue
             publishers = self.get_publishers_info_by_topic(topic)
             if publishers:
-                self._record(topic, types[0], offered(publishers))
+                self._record(topic, types[0], offered(publishers, DEPTH))
+            elif topic in images:
+                self._record(topic, types[0], None)
+        for topic, early in list(self._early.items()):
+            if early.settle(self.get_publishers_info_by_topic(topic)):
+                del self._early[topic]
 
-    def _record(self, topic: str, message_type: str, qos: QoSProfile) -> None:
+    def _record(self, topic: str, message_type: str, qos: QoSProfile | None) -> None:
+        """Subscribe; a camera without publishers, so ``qos`` None, early."""
         try:
             message_class = class_of(message_type)
             with self._writing:
@@ -174,7 +182,11 @@ class Recorder(StoppableNode):
             self.get_logger().warning(f'topic {topic} is not recorded: {error}')
             return
         self._topics[topic] = message_type
-        self.create_subscription(message_class, topic, partial(self._receive, topic, message_type), qos, raw=True)
+        receive = partial(self._receive, topic, message_type)
+        if qos is None:
+            self._early[topic] = EarlySubscription(self, message_class, topic, receive, DEPTH)
+        else:
+            self.create_subscription(message_class, topic, receive, qos, raw=True)
 
     def _receive(self, topic: str, message_type: str, data: bytes, info: dict[str, Any]) -> None:
         # The middleware notes the time of arrival; this callback may come later.
@@ -246,18 +258,6 @@ def images_of(node: Node, served: str) -> list[str]:
             if wanted in [(reader.node_name, reader.node_namespace) for reader in readers]:
                 found.append(topic)
     return found
-
-
-def offered(publishers: Sequence[Any]) -> QoSProfile:
-    """The strongest subscription that all publishers of a topic can serve."""
-    profiles = [publisher.qos_profile for publisher in publishers]
-    reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
-    latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
-    return QoSProfile(
-        depth=DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )
 
 
 def record(path: Path, selection: Selection, duration: float = 0.0) -> Recorder:
