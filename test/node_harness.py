@@ -159,7 +159,7 @@ class Harness:
         self._clients = {
             name: self.client.create_client(kind, f'robust_pvos/{name}') for name, kind in SERVICES.items()
         }
-        self._images = self.client.create_publisher(Image, 'camera/image_raw', 100)
+        self.publisher = self.client.create_publisher(Image, 'camera/image_raw', 100)
         self.objects = self.listen(TrackedObjects, 'camera/objects', depth=100)
         self.prompts = self.listen(Prompt, 'prompts', depth=100)
         self.status = self.listen(String, 'status')
@@ -222,8 +222,8 @@ class Harness:
         return publish
 
     def publish(self, message: Image) -> None:
-        wait_until(self._images.get_subscription_count, 'the node to subscribe')
-        self._images.publish(message)
+        wait_until(self.publisher.get_subscription_count, 'the node to subscribe')
+        self.publisher.publish(message)
 
     def publish_next(self) -> int:
         """Publish one image without waiting, and return its stamp."""

@@ -103,7 +103,7 @@ def test_the_live_node_makes_the_masks_of_run(
         tracker.step = slowly  # type: ignore[method-assign]
         recorder = record(tmp_path / 'live')
         wait_until(lambda: harness.node.count_subscribers(LABELS), 'the recorder to listen', 60)
-        wait_until(lambda: harness.node.count_subscribers('/camera/image_raw') > 1, 'it to see the camera', 60)
+        wait_until(lambda: harness.publisher.get_subscription_count() > 1, 'it to see the camera', 60)
         code, text = finish(pvos_bag('play', bag, '--prompts', prompts, '--lossless', 3, '--as-fast-as-possible'))
         assert code == 0, text
         time.sleep(0.5)
@@ -164,7 +164,7 @@ def test_a_drive_is_recorded_with_all_that_a_replay_needs(
 ) -> None:
     recorder = record(tmp_path / 'drive')
     wait_until(lambda: harness.node.count_subscribers(DECISIONS), 'the recorder to listen', 60)
-    wait_until(lambda: harness.node.count_subscribers('/camera/image_raw') > 1, 'the recorder to see the camera', 60)
+    wait_until(lambda: harness.publisher.get_subscription_count() > 1, 'the recorder to see the camera', 60)
     harness.frame()
     first = harness.call('add_object', prompt=mask_prompt(label='one')).object_id
     second = harness.call('add_object', prompt=mask_prompt(label='two')).object_id

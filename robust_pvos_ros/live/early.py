@@ -12,7 +12,7 @@ from rclpy.subscription import Subscription
 
 from robust_pvos_ros.bags.writer import header_stamp
 
-Receive = Callable[[bytes, dict[str, Any]], None]
+Receive = Callable[..., None]
 
 
 class EarlySubscription:
