@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     f'{PACKAGE}.messages': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.message_core'},
     f'{PACKAGE}.message_core': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.parameters': {f'{PACKAGE}.tracking.types', f'{PACKAGE}.interface'},
-    f'{PACKAGE}.reference': {f'{PACKAGE}.parameters', f'{PACKAGE}.interface'},
+    f'{PACKAGE}.reference': {f'{PACKAGE}.parameters', f'{PACKAGE}.interface', f'{PACKAGE}.image_codec'},
     f'{PACKAGE}.image_codec': {f'{PACKAGE}.tracking.types'},
     f'{PACKAGE}.interface': set(),
     f'{PACKAGE}.relief': {f'{PACKAGE}.tracking', f'{PACKAGE}.export'},
