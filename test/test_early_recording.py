@@ -31,7 +31,8 @@ def reader() -> Iterator[Node]:
     context = Context()
     rclpy.init(context=context)
     node = Node(NODE, context=context)
-    node.create_subscription(Image, TOPIC, lambda _: None, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    node.create_subscription(Image, TOPIC, lambda _: None, quality)
     spinning = Spinning(node, context)
     yield node
     spinning.stop()
@@ -43,7 +44,8 @@ def reader() -> Iterator[Node]:
 def test_the_first_images_of_a_late_camera_are_recorded_once(
     reader: Node, reliability: ReliabilityPolicy, tmp_path: Path
 ) -> None:
-    command = [sys.executable, '-m', 'robust_pvos_ros.bags.cli', 'record', str(tmp_path / 'drive'), '--node', f'/{NODE}']
+    program = [sys.executable, '-m', 'robust_pvos_ros.bags.cli']
+    command = [*program, 'record', str(tmp_path / 'drive'), '--node', f'/{NODE}']
     recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: reader.count_subscribers(TOPIC) == 2, 'the recorder to listen', 60)

@@ -18,8 +18,8 @@ Receive = Callable[..., None]
 class EarlySubscription:
     """A subscription to a topic that nobody publishes on yet, so that nothing of its first images is missed.
 
-    It begins best effort, which fits every publisher.  Once there are publishers, and all offer more, a second one takes
-    over with its first message; what both bring is passed on once.
+    It begins best effort, which fits every publisher.  Once there are publishers, and all offer more, a second one
+    takes over with its first message; what both bring is passed on once.
 
     Args:
         node: that subscribes.
