@@ -99,8 +99,8 @@ def names_in_the_node(reader: BagReader) -> dict[str, str]:
 
 
 def _first_of(reader: BagReader, topics: Iterable[str], message_type: str) -> list[Any]:
-    wanted = [topic for topic in topics if topic in reader.topics and reader.topics[topic].type == message_type]
-    wanted = [topic for topic in wanted if reader.topics[topic].messages]
+    filled = {topic for topic, info in reader.topics.items() if info.messages and info.type == message_type}
+    wanted = [topic for topic in topics if topic in filled]
     return [entry.message for entry in islice(reader.messages(wanted), LOOKED_THROUGH)] if wanted else []
 
 

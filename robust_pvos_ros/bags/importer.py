@@ -18,7 +18,7 @@ from robust_pvos_ros.bags.definitions import (
     jpeg_of,
     message_types,
 )
-from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX
+from robust_pvos_ros.bags.frames import COMPRESSED_SUFFIX, truth_topic
 from robust_pvos_ros.bags.places import fresh
 from robust_pvos_ros.bags.writer import BagWriter
 from robust_pvos_ros.evaluation.davis import AnnotatedSequence, find_sequences
@@ -65,7 +65,7 @@ class _Frames:
         header = make_header(types, stamp, self._options.camera)
         if labels is not None:
             truth = make_image(types, labels.astype(np.uint16), LABEL_ENCODING, header)
-            self._writer.write_message(f'/{self._options.camera}/truth', IMAGE, stamp, truth)
+            self._writer.write_message(truth_topic(self._options.camera), IMAGE, stamp, truth)
         if self._options.compressed:
             data, kind = content or (jpeg_of(rgb, 95), 'jpeg')
             message = compressed_message(data, kind, header)

@@ -14,6 +14,7 @@ import numpy as np
 from robust_pvos_ros.bags.definitions import BagError
 from robust_pvos_ros.bags.exporter import LabelTopic, find_labels
 from robust_pvos_ros.bags.frames import find_cameras, has_labels, join, stamp_of
+from robust_pvos_ros.bags.frames import truth_topic as truth_topic_of
 from robust_pvos_ros.bags.reader import BagReader, Entry, picture_of
 from robust_pvos_ros.bags.replay import ABOUT
 from robust_pvos_ros.bags.runner import timing_topic, timings_of
@@ -235,7 +236,7 @@ def open_source(reader: BagReader, truth: BagReader | None, labels: LabelTopic, 
     Raises:
         BagError: if there is none.
     """
-    topic = truth_topic or f'/{labels.camera}/truth'
+    topic = truth_topic or truth_topic_of(labels.camera)
     holder = truth if truth is not None else reader
     if not has_labels(holder, topic):
         listed = ', '.join(holder.topics) or 'none'
