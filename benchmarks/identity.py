@@ -34,7 +34,7 @@ from robust_pvos_ros.tracking.types import ModelConfig, Prompt, TrackerConfig
 HEIGHT, WIDTH, RATE = 240, 320, 15
 ENOUGH = 0.5
 FATES = ('kept', 'swapped', 'lost')
-STOCK = TrackerConfig(memory_policy='stock', contest_overlap=1.0, recovery_score=1.0)
+STOCK = TrackerConfig(memory_policy='stock', contest_overlap=1.0, stray_cover=0.0, recovery_score=1.0)
 SETTINGS: dict[str, TrackerConfig] = {
     'stock': STOCK,
     'selective': replace(STOCK, memory_policy='selective'),

@@ -112,6 +112,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     'presence_margin': (0.0, 0.5),
     'exclusive_memory': (0.1, 1.0),
     'contest_overlap': (0.1, 1.0),
+    'stray_cover': (0.0, 0.5),
     'recovery_score': (0.5, 1.0),
     'forward_jump': (0.05, 86_400.0),
     'silence_timeout': (0.1, 3600.0),
@@ -132,7 +133,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LIVE = frozenset({
     'max_objects', 'lost_after', 'clear_memory_on_refine', 'time_jump_policy', 'forward_jump', 'silence_timeout',
     'association_iou', 'detection_tolerance', 'presence_score', 'presence_iou', 'presence_margin',
-    'recovery_score',
+    'recovery_score', 'stray_cover',
 })  # fmt: skip
 READ_ONLY = frozenset({'autostart'})
 TYPE_NAMES = {

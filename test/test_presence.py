@@ -86,7 +86,7 @@ def test_states_follow_the_score_and_the_id_survives(model: Sam2Model) -> None:
 
 @pytest.mark.parametrize(
     'fields', [{'presence_score': 1.5}, {'presence_iou': -0.1}, {'exclusive_memory': 2.0}, {'object_budget': -1},
-     {'contest_overlap': 1.1}, {'recovery_score': -0.1}]
+     {'contest_overlap': 1.1}, {'recovery_score': -0.1}, {'stray_cover': 1.1}]
 )
 def test_bad_configurations_are_refused(fields: dict) -> None:
     with pytest.raises(ValueError):

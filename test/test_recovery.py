@@ -14,10 +14,12 @@ from benchmarks.identity import SETTINGS, Clip, cross, fate_of, hide
 from robust_pvos_ros.tracking import steps
 from robust_pvos_ros.tracking.checkpoints import shipped_weights
 from robust_pvos_ros.tracking.contest import Settled, _absent
+from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.motion import Cells, track_of
+from robust_pvos_ros.tracking.pieces import Waypoint
 from robust_pvos_ros.tracking.presence import Evidence
-from robust_pvos_ros.tracking.recovery import IN_A_ROW, Sighting, sighted
+from robust_pvos_ros.tracking.recovery import IN_A_ROW, Sighting, seen_whole, sighted
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ModelConfig, ObjectState, Prompt, TrackerConfig
 
@@ -66,6 +68,16 @@ def test_a_frame_that_was_left_out_begins_the_count_anew() -> None:
     again = sighted(block(8), GOOD, MOTION, before, 5, 0.9)
     assert again is not None and again.frames == 1
     assert sighted(block(8), GOOD, None, before, 4, 0.9) is None, 'nothing is known of its size'
+
+
+def test_an_object_is_whole_unless_it_shrank_within_seconds() -> None:
+    memory = ObjectMemory(7, 16, 4)
+    trail = tuple(Waypoint(replace(MOTION, area=area), 3.0) for area in (50.0, 64.0, 40.0))
+    for area, largest in ((70.0, 70.0), (39.0, 64.0)):
+        whole = seen_whole(memory, area, trail)
+        assert whole is not None and whole.area == largest and whole.memory is not memory
+    assert seen_whole(memory, 38.0, trail) is None
+    assert seen_whole(memory, 1.0, ()) is not None
 
 
 # ----------------------------------------------------------------------------------------------- with the shipped model
@@ -128,6 +140,17 @@ def test_what_is_known_of_a_hidden_object_survives_a_restart(model: Sam2Model) -
         np.testing.assert_array_equal(one.mask_logits, other.mask_logits)
     assert straight.objects[0].state == ObjectState.TRACKING
     assert straight.memory_bytes() == resumed.memory_bytes()
+
+
+def test_what_is_kept_of_a_hidden_object_is_from_before_it_shrank(model: Sam2Model) -> None:
+    clip, tracker = hide(0), VideoTracker(model)
+    gone = next(index for index in range(len(clip.frames)) if not clip.truth[index].any())
+    areas = [result.objects[0].area_px for result in follow(tracker, clip, range(gone + 6))]
+    row = tracker._table[1]
+    assert row.keepsake is not None and row.whole is not None and row.motion is not None
+    assert row.keepsake is row.whole.memory and row.motion.area == row.whole.area
+    newest = row.keepsake.recent[-1].frame_index
+    assert areas[newest] >= 0.5 * max(areas) and max(areas[newest + 1 :]) < areas[newest]
 
 
 def test_what_is_kept_aside_is_counted_and_forgotten(model: Sam2Model) -> None:

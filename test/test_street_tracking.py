@@ -84,6 +84,5 @@ def test_a_car_that_was_hidden_for_two_seconds_is_found_again(without: Drive) ->
     assert found_again(without)
 
 
-@pytest.mark.xfail(strict=True, reason='its mask goes over to a look-alike that nobody has pointed at')
 def test_so_is_one_that_a_look_alike_drove_past_before(with_a_look_alike: Drive) -> None:
     assert found_again(with_a_look_alike)

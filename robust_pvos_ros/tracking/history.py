@@ -12,7 +12,8 @@ from robust_pvos_ros.tracking.encoder import EncoderOutput
 from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
 from robust_pvos_ros.tracking.motion import Motion
-from robust_pvos_ros.tracking.recovery import Sighting
+from robust_pvos_ros.tracking.pieces import Waypoint
+from robust_pvos_ros.tracking.recovery import Sighting, Whole
 from robust_pvos_ros.tracking.types import PromptError, seconds_text
 
 
@@ -30,9 +31,11 @@ class ObjectRow:
         mask_index, mask_stamp: index and stamp, nanoseconds, of the frame that ``decoded`` belongs to.
         present: whether it is TRACKING there.
         last_box: where its mask was when it was last present, (x0, y0, x1, y1) as fractions of the image's sides.
-        keepsake: what it remembered when it was last present; None where it is.
+        whole: as it was when it was last seen whole; None before the first unprompted frame.
+        keepsake: the memory of ``whole`` where it is not present; None where it is.
         sighting: what the last second look for it said; None where it is present or was not found.
         motion: the track of its mask; None before the first one.
+        trail: that track as it was in the last seconds, oldest first.
         shares: IDs of objects that it may share pixels with, since their masks overlapped when it was prompted.
     """
 
@@ -49,9 +52,19 @@ class ObjectRow:
     present: bool = True
     last_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     motion: Motion | None = None
+    trail: tuple[Waypoint, ...] = ()
+    whole: Whole | None = None
     keepsake: ObjectMemory | None = None
     sighting: Sighting | None = None
     shares: frozenset[int] = frozenset()
+
+    def memories(self) -> Iterator[ObjectMemory]:
+        """All that is remembered of the object, what is kept aside included."""
+        yield self.memory
+        if self.whole is not None:
+            yield self.whole.memory
+        if self.keepsake is not None:
+            yield self.keepsake
 
     def show(self, decoded: Decoded, frame: StreamFrame, present: bool) -> None:
         """Take over the mask of a frame."""
@@ -71,7 +84,8 @@ class ObjectRow:
         self.memory.remember_prompt(memory, clear_recent)
         self.show(prompted.decoded, frame, prompted.present)
         self.prompt_frame, self.motion, self.shares = prompted.prompt_frame, prompted.motion, prompted.shares
-        self.keepsake = self.sighting = None
+        self.keepsake = self.sighting = self.whole = None
+        self.trail = prompted.trail
         self.points, self.point_labels = prompted.points, prompted.point_labels
 
     def snapshot(self) -> ObjectRow:

@@ -146,7 +146,8 @@ class Share(NamedTuple):
     motion: Motion
 
 
-def _moved(shape: np.ndarray, dx: float, dy: float) -> np.ndarray:
+def moved(shape: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """Mask logits float32 (h, w), so many cells further; what comes in over the border is NOWHERE."""
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     return cv2.warpAffine(shape, matrix, shape.shape[::-1], borderMode=cv2.BORDER_CONSTANT, borderValue=NOWHERE)
 
@@ -189,10 +190,10 @@ def tell_apart(
     claimed = together > 0
     ahead = [motion.at(stamp) for motion in motions]
     shapes = [
-        _moved(motion.shape.float().cpu().numpy(), *np.subtract(motion.centre, motion.anchor)) for motion in ahead
+        moved(motion.shape.float().cpu().numpy(), *np.subtract(motion.centre, motion.anchor)) for motion in ahead
     ]
     offsets = _settle(shapes, claimed)
-    shapes = [_moved(shape, *offset) for shape, offset in zip(shapes, offsets, strict=True)]
+    shapes = [moved(shape, *offset) for shape, offset in zip(shapes, offsets, strict=True)]
     covered = np.logical_or.reduce([shape > 0 for shape in shapes])
     if mask_iou(covered, claimed) < (STILL_FITS if all(motion.contested for motion in motions) else FIT):
         return []

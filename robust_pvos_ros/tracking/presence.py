@@ -14,11 +14,17 @@ from robust_pvos_ros.tracking.types import TrackerConfig
 
 
 class Evidence(NamedTuple):
-    """What a frame says of one object: score and predicted IoU in [0, 1], and the cells of its mask."""
+    """What a frame says of one object.
+
+    Attributes:
+        score, iou: object score and predicted IoU, in [0, 1]; cells: of its mask.
+        spread: RMS distance of these cells from their centroid, cells.
+    """
 
     score: float
     iou: float
     cells: Cells
+    spread: float = 0.0
 
     @property
     def has_mask(self) -> bool:
@@ -38,14 +44,16 @@ def evidence_of(decoded: Sequence[Decoded]) -> tuple[list[Evidence], np.ndarray]
     across, down = masks.sum(1), masks.sum(2)
     area = across.sum(1)
     count = area.clamp_min(1)
-    x = (across * torch.arange(across.shape[1], device=across.device)).sum(1) / count
-    y = (down * torch.arange(down.shape[1], device=down.device)).sum(1) / count
+    column, row = (torch.arange(part.shape[1], device=part.device) for part in (across, down))
+    x, y = (across * column).sum(1) / count, (down * row).sum(1) / count
+    squares = ((across * column**2).sum(1) + (down * row**2).sum(1)) / count
+    spread = (squares - x**2 - y**2).clamp_min(0).sqrt()
     score = torch.cat([entry.score[:, 0] for entry in decoded]).sigmoid()
     iou = torch.cat([entry.iou for entry in decoded])
     flat = masks.flatten(1)
-    fetched = torch.cat([torch.stack([score, iou, area, x, y], dim=1), flat @ flat.T], dim=1).cpu().numpy()
-    rows = [Evidence(s, i, Cells(cells, (cx, cy))) for s, i, cells, cx, cy in fetched[:, :5].tolist()]
-    return rows, fetched[:, 5:]
+    fetched = torch.cat([torch.stack([score, iou, area, x, y, spread], dim=1), flat @ flat.T], dim=1).cpu().numpy()
+    rows = [Evidence(s, i, Cells(cells, (cx, cy)), wide) for s, i, cells, cx, cy, wide in fetched[:, :6].tolist()]
+    return rows, fetched[:, 6:]
 
 
 def is_present(was_present: bool, evidence: Evidence, config: TrackerConfig) -> bool:

@@ -1,17 +1,21 @@
 """How an object that was out of sight is found again.
 
 SAM 2 remembers every frame, and of a frame without the object it remembers that there is none; after a second of them
-it does not know the object any more when it comes back.  So what an object remembered when it was last TRACKING is kept
-aside, and as long as it is not, the frame is looked at a second time with that memory, as if no time had passed.
+it does not know the object any more when it comes back.  So what an object remembered when it was last seen whole is
+kept aside, and as long as it is not TRACKING, the frame is looked at a second time with that memory, as if no time had
+passed.  Whole, since what goes behind something is a sliver at last, and a memory of slivers finds slivers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from robust_pvos_ros.tracking.memory import ObjectMemory
 from robust_pvos_ros.tracking.motion import Motion
+from robust_pvos_ros.tracking.pieces import Waypoint
 from robust_pvos_ros.tracking.presence import Evidence
 
 IN_A_ROW = 3
@@ -22,6 +26,21 @@ SIZE = 0.4, 2.0
 """Area of the mask over that of the object before it went."""
 LEAST_IOU = 0.5
 """Predicted IoU of the mask."""
+WHOLE = 0.6
+"""Area of a mask over the largest of the last seconds from which on the object counts as seen whole."""
+
+
+class Whole(NamedTuple):
+    """An object when it was last seen whole: what it remembered then, and the largest area of its mask, cells."""
+
+    memory: ObjectMemory
+    area: float
+
+
+def seen_whole(memory: ObjectMemory, area: float, trail: Sequence[Waypoint]) -> Whole | None:
+    """What to keep of an object whose mask has this area, cells, by its waypoints; None where a part is hidden."""
+    largest = max((area, *(point.motion.area for point in trail)))
+    return Whole(memory.copy(), largest) if area >= WHOLE * largest else None
 
 
 class Sighting(NamedTuple):

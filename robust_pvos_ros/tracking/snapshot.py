@@ -11,7 +11,8 @@ from robust_pvos_ros.tracking.history import ObjectRow
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory
 from robust_pvos_ros.tracking.model import Decoded
 from robust_pvos_ros.tracking.motion import Motion
-from robust_pvos_ros.tracking.recovery import Sighting
+from robust_pvos_ros.tracking.pieces import Waypoint
+from robust_pvos_ros.tracking.recovery import Sighting, Whole
 
 
 def _kept(value: Any) -> Any:
@@ -47,6 +48,8 @@ def pack_row(row: ObjectRow) -> dict[str, Any]:
         'memory': pack_memory(row.memory),
         'decoded': [_kept(tensor) for tensor in row.decoded],
         'motion': _pack_motion(row.motion),
+        'trail': [[_pack_motion(point.motion), point.spread] for point in row.trail],
+        'whole': row.whole and [pack_memory(row.whole.memory), row.whole.area],
         'keepsake': row.keepsake and pack_memory(row.keepsake),
         'sighting': row.sighting and [_kept(part) for part in row.sighting],
         'shares': sorted(row.shares),
@@ -59,6 +62,8 @@ def unpack_row(packed: dict[str, Any]) -> ObjectRow:
         'memory': unpack_memory(packed['memory']),
         'decoded': Decoded(*packed['decoded']),
         'motion': Motion(*packed['motion']) if packed.get('motion') else None,
+        'trail': tuple(Waypoint(Motion(*motion), spread) for motion, spread in packed.get('trail', ())),
+        'whole': Whole(unpack_memory(packed['whole'][0]), packed['whole'][1]) if packed.get('whole') else None,
         'keepsake': unpack_memory(packed['keepsake']) if packed.get('keepsake') else None,
         'sighting': Sighting(*packed['sighting']) if packed.get('sighting') else None,
         'shares': frozenset(packed.get('shares', ())),

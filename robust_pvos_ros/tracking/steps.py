@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ from robust_pvos_ros.tracking.inputs import model_mask, model_points
 from robust_pvos_ros.tracking.memory import MemoryFrame, ObjectMemory, group_by_key
 from robust_pvos_ros.tracking.model import Decoded, Sam2Model
 from robust_pvos_ros.tracking.motion import track_of
+from robust_pvos_ros.tracking.pieces import Parted, extended, may_have_parted, part
 from robust_pvos_ros.tracking.presence import Evidence, contested, evidence_of, is_present
-from robust_pvos_ros.tracking.recovery import Sighting, sighted
+from robust_pvos_ros.tracking.recovery import Sighting, seen_whole, sighted
 from robust_pvos_ros.tracking.types import Prompt, TrackerConfig
 
 STAGES = ('encode', 'condition', 'decode', 'remember', 'prompt', 'output')
@@ -32,6 +34,7 @@ class Tracked(NamedTuple):
         entry: its row; decoded, memory, evidence: its mask, batch 1, memory and evidence of the frame.
         contested: it must not learn from the frame.
         settled: what it got of pixels that others claimed as well; None where nobody did.
+        parted: what is left of its mask after a piece went off with something else; None where none did.
         sighting: what a second look said, see :mod:`recovery`.
         recalled: what it goes on from where the second look found it again; None where it did not.
     """
@@ -42,6 +45,7 @@ class Tracked(NamedTuple):
     evidence: Evidence
     contested: bool
     settled: Settled | None = None
+    parted: Parted | None = None
     sighting: Sighting | None = None
     recalled: ObjectMemory | None = None
 
@@ -116,9 +120,11 @@ class ObjectSteps:
         ]
         if config.recovery_score < 1:
             found = self._look_again(found, frame, config)
+        if config.stray_cover > 0:
+            found = [self._take_strays(one, frame, config) for one in found]
         if config.contest_overlap >= 1 or len(evidence) < 2:
             return found
-        if any(one.recalled is not None for one in found):
+        if any(one.recalled is not None or one.parted is not None for one in found):
             evidence, shared = evidence_of([*aside, *(one.decoded for one in found)])
         return self._settle(found, beside, evidence, shared, frame, config)
 
@@ -153,6 +159,18 @@ class ObjectSteps:
             if sighting is not None and sighting.is_sure:
                 found[place] = Tracked(entry, decoded, remembered, second, contested=False, recalled=memory)
         return found
+
+    def _take_strays(self, one: Tracked, frame: StreamFrame, config: TrackerConfig) -> Tracked:
+        """Leave an object the pieces of its mask that lie where it was heading, where others do not."""
+        if one.recalled is not None or not may_have_parted(one.entry.trail, one.evidence, frame.stamp):
+            return one
+        parted = part(one.decoded.logits[0, 0].cpu().numpy(), one.entry.trail, frame.stamp, config.stray_cover)
+        if parted is None:
+            return one
+        decoded = one.decoded._replace(logits=torch.from_numpy(parted.logits)[None, None].to(one.decoded.logits))
+        [memory] = self._model.remember(frame.features, decoded, frame.index)
+        [evidence], _ = evidence_of([decoded])
+        return one._replace(decoded=decoded, memory=memory, evidence=evidence, parted=parted)
 
     def _settle(
         self,
@@ -190,16 +208,24 @@ class ObjectSteps:
         if present:
             entry.keepsake = None
         elif entry.present and config.recovery_score < 1 and not _touches_edge(entry.decoded.logits):
-            entry.keepsake = entry.memory.copy()
+            entry.keepsake = entry.whole.memory if entry.whole is not None else entry.memory.copy()
+            if entry.whole is not None and entry.motion is not None:
+                entry.motion = replace(entry.motion, area=entry.whole.area)
         entry.sighting = one.sighting
         entry.show(one.decoded, frame, present)
+        if one.parted is not None:
+            entry.motion, entry.trail = one.parted.motion, one.parted.trail
         if one.settled is not None:
             entry.motion = one.settled.motion
         elif entry.motion is not None and present:
             entry.motion = entry.motion.seen(evidence.cells, one.decoded.logits[0, 0], frame.stamp)
+        if entry.motion is not None and present:
+            entry.trail = extended(entry.trail, entry.motion, evidence.spread)
         absent = config.memory_policy == 'selective' and evidence.score <= 0.5
         if not absent and not one.contested:
             entry.memory.remember(one.memory)
+        if present:
+            entry.whole = seen_whole(entry.memory, evidence.cells.area, entry.trail) or entry.whole
 
     def new_object(self, object_id: int, label: str, frame: StreamFrame, config: TrackerConfig) -> ObjectRow:
         """An object that nothing is known of yet."""
@@ -248,7 +274,8 @@ class ObjectSteps:
         entry.memory.remember_prompt(memory, clear_recent=config.clear_memory_on_refine)
         if evidence.has_mask:
             entry.motion = track_of(evidence.cells, decoded.logits[0, 0], frame.stamp, entry.motion)
-        entry.keepsake = entry.sighting = None
+        entry.keepsake = entry.sighting = entry.whole = None
+        entry.trail = ()
         entry.prompt_frame = frame.index
         entry.points = points if points is not None else entry.points[:, :0]
         entry.point_labels = labels if labels is not None else entry.point_labels[:, :0]

@@ -251,7 +251,7 @@ class VideoTracker:
 
     def memory_bytes(self) -> int:
         """Bytes held by the memories of all objects."""
-        return nbytes([m for row in self._table.values() for m in (row.memory, row.keepsake) if m is not None])
+        return nbytes(memory for row in self._table.values() for memory in row.memories())
 
     def state(self) -> dict[str, Any]:
         """All that later frames depend on but the source of IDs: numbers and tensors for ``torch.save``.

@@ -273,8 +273,10 @@ class TrackerConfig:
         contest_overlap: share of the smaller of two objects' masks from which on both claim the same pixels and are
             told apart by the way they were moving; 1 is never.  Objects whose masks overlapped when they were prompted
             may overlap.
+        stray_cover: share of a piece of an object's mask that lies where the object was heading a second ago, up to
+            which the piece is taken away if another one does lie there; 0 is never.
         recovery_score: object score with which an object that is not TRACKING is found again, three frames in a row,
-            by what it remembered when it last was; 1 is never.
+            by what it remembered when it was last seen whole; 1 is never.
 
     Raises:
         ValueError: if a field is out of range.
@@ -292,6 +294,7 @@ class TrackerConfig:
     presence_margin: float = 0.1
     exclusive_memory: float = 1.0
     contest_overlap: float = 0.3
+    stray_cover: float = 0.15
     recovery_score: float = 0.9
 
     def __post_init__(self) -> None:
@@ -304,7 +307,7 @@ class TrackerConfig:
         if self.max_conditioning_frames < 2:
             raise ValueError('max_conditioning_frames must be at least 2: the first prompt and a correction')
         shares = ('presence_score', 'presence_iou', 'presence_margin', 'exclusive_memory', 'contest_overlap')
-        for name in (*shares, 'recovery_score'):
+        for name in (*shares, 'stray_cover', 'recovery_score'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'{name} must be in [0, 1], got {getattr(self, name)}')
 
