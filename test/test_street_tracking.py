@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import hidden_car
 from benchmarks.hidden_car import LOOK_ALIKE_GONE, SECONDS_HIDDEN, drive, is_found
 from robust_pvos_ros.tracking.checkpoints import shipped_weights
 from robust_pvos_ros.tracking.model import load_model
@@ -58,3 +59,9 @@ def test_a_car_that_was_hidden_for_two_seconds_is_found_again(without: Drive) ->
 
 def test_so_is_one_that_a_look_alike_drove_past_before(with_a_look_alike: Drive) -> None:
     assert is_found(*with_a_look_alike[-1])
+
+
+def test_the_benchmark_tells_at_which_rates_it_is_found(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr('sys.argv', ['hidden_car', '--rates', '4', '--begins', '15.5', '--stray-cover', '0'])
+    hidden_car.main()
+    assert 'stray_cover 0, from 15.5 s: 0 of 1 (at none Hz)' in capsys.readouterr().out
