@@ -58,15 +58,18 @@ def test_an_object_is_found_where_it_is_seen_several_times_in_a_row() -> None:
         GOOD._replace(cells=Cells(0.0, (0.0, 0.0))),
     ],
 )
-def test_a_poor_look_begins_the_count_anew(poor: Evidence) -> None:
+def test_one_poor_look_is_forgiven_and_two_begin_the_count_anew(poor: Evidence) -> None:
     found = looks([8] * 4, [GOOD, GOOD, poor, GOOD])
-    assert [one and one.frames for one in found] == [1, 2, None, 1]
+    assert [one and (one.frames, one.frame_index) for one in found] == [(1, 0), (2, 1), (2, 1), (3, 3)]
+    found = looks([8] * 5, [GOOD, GOOD, poor, poor, GOOD])
+    assert [one and one.frames for one in found] == [1, 2, 2, None, 1]
 
 
-def test_a_frame_that_was_left_out_begins_the_count_anew() -> None:
+def test_two_frames_that_were_left_out_begin_the_count_anew() -> None:
     before = Sighting(3, block(8) > 0, 2)
-    again = sighted(block(8), GOOD, MOTION, before, 5, 0.9)
-    assert again is not None and again.frames == 1
+    for frame, count in ((5, 3), (6, 1), (3, 1), (2, 1)):
+        again = sighted(block(8), GOOD, MOTION, before, frame, 0.9)
+        assert again is not None and again.frames == count
     assert sighted(block(8), GOOD, None, before, 4, 0.9) is None, 'nothing is known of its size'
 
 

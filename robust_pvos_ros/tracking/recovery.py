@@ -20,6 +20,8 @@ from robust_pvos_ros.tracking.presence import Evidence
 
 IN_A_ROW = 3
 """Frames on which an object must be found in the same place."""
+POOR = 1
+"""Frames between two of them on which it may be missed, as in heavy rain."""
 SAME_PLACE = 0.5
 """IoU of its masks on two frames in a row."""
 SIZE = 0.4, 2.0
@@ -63,7 +65,7 @@ class Sighting(NamedTuple):
 def sighted(
     logits: Tensor, evidence: Evidence, motion: Motion | None, before: Sighting | None, frame_index: int, least: float
 ) -> Sighting | None:
-    """What a second look at a frame says; None where the object was not found.
+    """What a second look at a frame says; what was said before where it was missed, None where it is not found.
 
     Args:
         logits: (h, w) of the mask of the second look; evidence: of it.
@@ -72,11 +74,14 @@ def sighted(
         frame_index: of the frame.
         least: object score that it takes, ``TrackerConfig.recovery_score``.
     """
-    credible = evidence.score >= least and evidence.iou >= LEAST_IOU
-    if motion is None or not credible or not SIZE[0] * motion.area <= evidence.cells.area <= SIZE[1] * motion.area:
+    if motion is None:
         return None
+    since = frame_index - before.frame_index if before is not None else 0
+    credible = evidence.score >= least and evidence.iou >= LEAST_IOU
+    if not credible or not SIZE[0] * motion.area <= evidence.cells.area <= SIZE[1] * motion.area:
+        return before if 0 < since <= POOR else None
     mask = logits > 0
-    if before is None or before.frame_index != frame_index - 1:
+    if before is None or not 0 < since <= 1 + POOR:
         return Sighting(frame_index, mask, 1)
     same = float((mask & before.mask).sum() / (mask | before.mask).sum()) >= SAME_PLACE
     return Sighting(frame_index, mask, before.frames + 1 if same else 1)

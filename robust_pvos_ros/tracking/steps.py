@@ -156,7 +156,7 @@ class ObjectSteps:
             known, least = (entry.motion, entry.sighting, frame.index), config.recovery_score
             sighting = sighted(decoded.logits[0, 0], second, *known, least)
             found[place] = found[place]._replace(sighting=sighting)
-            if sighting is not None and sighting.is_sure:
+            if sighting is not None and sighting.is_sure and sighting.frame_index == frame.index:
                 found[place] = Tracked(entry, decoded, remembered, second, contested=False, recalled=memory)
         return found
 

@@ -275,8 +275,8 @@ class TrackerConfig:
             may overlap.
         stray_cover: share of a piece of an object's mask that lies where the object was heading a second ago, up to
             which the piece is taken away if another one does lie there; 0 is never.
-        recovery_score: object score with which an object that is not TRACKING is found again, three frames in a row,
-            by what it remembered when it was last seen whole; 1 is never.
+        recovery_score: object score with which an object that is not TRACKING is found again, on three frames of at
+            most five, by what it remembered when it was last seen whole; 1 is never.
 
     Raises:
         ValueError: if a field is out of range.
