@@ -19,7 +19,7 @@ from robust_pvos_ros.tracking.model import Sam2Model, load_model
 from robust_pvos_ros.tracking.motion import Cells, track_of
 from robust_pvos_ros.tracking.pieces import Waypoint
 from robust_pvos_ros.tracking.presence import Evidence
-from robust_pvos_ros.tracking.recovery import IN_A_ROW, Sighting, seen_whole, sighted
+from robust_pvos_ros.tracking.recovery import GOOD_LOOKS, Sighting, seen_whole, sighted
 from robust_pvos_ros.tracking.tracker import VideoTracker
 from robust_pvos_ros.tracking.types import FrameResult, ModelConfig, ObjectState, Prompt, TrackerConfig
 
@@ -44,7 +44,7 @@ def looks(xs: list[int], evidence: list[Evidence] | None = None) -> list[Sightin
 
 
 def test_an_object_is_found_where_it_is_seen_several_times_in_a_row() -> None:
-    assert [one is not None and one.is_sure for one in looks([8, 9, 10, 11])] == [False] * (IN_A_ROW - 1) + [True] * 2
+    assert [one is not None and one.is_sure for one in looks([8, 9, 10, 11])] == [False] * (GOOD_LOOKS - 1) + [True] * 2
     assert [one and one.frames for one in looks([8, 9, 20, 21])] == [1, 2, 1, 2], 'it was somewhere else'
 
 
@@ -138,6 +138,7 @@ def test_what_is_known_of_a_hidden_object_survives_a_restart(model: Sam2Model) -
     file.seek(0)
     resumed = VideoTracker(model)
     resumed.restore(torch.load(file, weights_only=True))
+    assert straight.memory_bytes() == resumed.memory_bytes(), 'what several memories share is stored once'
     rest = range(hidden, len(clip.frames))
     for one, other in zip(follow(straight, clip, rest), follow(resumed, clip, rest), strict=True):
         np.testing.assert_array_equal(one.mask_logits, other.mask_logits)

@@ -18,7 +18,7 @@ from robust_pvos_ros.tracking.motion import Motion
 from robust_pvos_ros.tracking.pieces import Waypoint
 from robust_pvos_ros.tracking.presence import Evidence
 
-IN_A_ROW = 3
+GOOD_LOOKS = 3
 """Frames on which an object must be found in the same place."""
 POOR = 1
 """Frames between two of them on which it may be missed, as in heavy rain."""
@@ -49,7 +49,7 @@ class Sighting(NamedTuple):
     """An object that may have been found again.
 
     Attributes:
-        frame_index: of the last frame on which it was; mask: bool (h, w) there; frames: how many in a row.
+        frame_index: of the last frame on which it was; mask: bool (h, w) there; frames: on how many it was.
     """
 
     frame_index: int
@@ -59,7 +59,7 @@ class Sighting(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """Whether it was found often enough."""
-        return self.frames >= IN_A_ROW
+        return self.frames >= GOOD_LOOKS
 
 
 def sighted(

@@ -14,18 +14,26 @@ from robust_pvos_ros.tracking.motion import Motion
 from robust_pvos_ros.tracking.pieces import Waypoint
 from robust_pvos_ros.tracking.recovery import Sighting, Whole
 
+Kept = dict[int, Tensor]
+"""Copies by ``id`` of the tensor: what several memories of an object share is in the file once."""
 
-def _kept(value: Any) -> Any:
+
+def _kept(value: Any, copies: Kept) -> Any:
     """A tensor of its own: a view would drag the batch that it was cut from into the file."""
-    return value.clone() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    if id(value) not in copies:
+        copies[id(value)] = value.clone()
+    return copies[id(value)]
 
 
-def pack_memory(memory: ObjectMemory) -> dict[str, Any]:
+def pack_memory(memory: ObjectMemory, copies: Kept) -> dict[str, Any]:
     """Dictionaries, lists, numbers and tensors, as ``torch.load(weights_only=True)`` reads them."""
     packed = {entry.name: getattr(memory, entry.name) for entry in fields(ObjectMemory)}
     for part in ('conditioning', 'recent'):
         packed[part] = [
-            {entry.name: _kept(getattr(frame, entry.name)) for entry in fields(MemoryFrame)} for frame in packed[part]
+            {entry.name: _kept(getattr(frame, entry.name), copies) for entry in fields(MemoryFrame)}
+            for frame in packed[part]
         ]
     return packed
 
@@ -36,22 +44,23 @@ def unpack_memory(packed: dict[str, Any]) -> ObjectMemory:
     return ObjectMemory(**{**packed, **lists})
 
 
-def _pack_motion(motion: Motion | None) -> list[Any] | None:
-    return None if motion is None else [_kept(getattr(motion, part.name)) for part in fields(Motion)]
+def _pack_motion(motion: Motion | None, copies: Kept) -> list[Any] | None:
+    return None if motion is None else [_kept(getattr(motion, part.name), copies) for part in fields(Motion)]
 
 
 def pack_row(row: ObjectRow) -> dict[str, Any]:
     """A row of the object table in the same form."""
-    values = {part.name: _kept(getattr(row, part.name)) for part in fields(ObjectRow)}
+    copies: Kept = {}
+    values = {part.name: _kept(getattr(row, part.name), copies) for part in fields(ObjectRow)}
     return {
         **values,
-        'memory': pack_memory(row.memory),
-        'decoded': [_kept(tensor) for tensor in row.decoded],
-        'motion': _pack_motion(row.motion),
-        'trail': [[_pack_motion(point.motion), point.spread] for point in row.trail],
-        'whole': row.whole and [pack_memory(row.whole.memory), row.whole.area],
-        'keepsake': row.keepsake and pack_memory(row.keepsake),
-        'sighting': row.sighting and [_kept(part) for part in row.sighting],
+        'memory': pack_memory(row.memory, copies),
+        'decoded': [_kept(tensor, copies) for tensor in row.decoded],
+        'motion': _pack_motion(row.motion, copies),
+        'trail': [[_pack_motion(point.motion, copies), point.spread] for point in row.trail],
+        'whole': row.whole and [pack_memory(row.whole.memory, copies), row.whole.area],
+        'keepsake': row.keepsake and pack_memory(row.keepsake, copies),
+        'sighting': row.sighting and [_kept(part, copies) for part in row.sighting],
         'shares': sorted(row.shares),
     }
 

@@ -224,7 +224,7 @@ class ObjectSteps:
         absent = config.memory_policy == 'selective' and evidence.score <= 0.5
         if not absent and not one.contested:
             entry.memory.remember(one.memory)
-        if present:
+        if present and config.recovery_score < 1:
             entry.whole = seen_whole(entry.memory, evidence.cells.area, entry.trail) or entry.whole
 
     def new_object(self, object_id: int, label: str, frame: StreamFrame, config: TrackerConfig) -> ObjectRow:
