@@ -4,9 +4,9 @@
 
 Both run frame by frame in turns; the figure that counts is the ratio of the medians in one row.  The image encoder is
 included, reading and resizing images is not; the first frames, on which the memory is still filling, are left out.  On
-a GPU the official predictor also runs compiled (``vos_optimized``), and ours with ``--encoders compiled``.  With
-``--camera 1280 720`` ours also takes images of that size, from the host's memory to masks there.  ``--out`` gets
-``tracker.csv`` and a plot.
+a GPU the official predictor also runs compiled (``vos_optimized``; on a CPU with ``--compile-official``), and ours with
+``--encoders compiled``.  With ``--camera 1280 720`` ours also takes images of that size, from the host's memory to
+masks there.  ``--out`` gets ``tracker.csv`` and a plot.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Contenders:
         for precision in args.precisions:
             if (name := f'official {precision}') not in args.skip:
                 self.official[name] = build_predictor(args.model, sam, compact), precision
-            compiles = self._device.type == 'cuda' and precision == 'bfloat16' and args.model != 'compact'
-            if compiles and COMPILED not in args.skip:
+            compiles = (self._device.type == 'cuda' or args.compile_official) and args.model != 'compact'
+            if compiles and precision == 'bfloat16' and COMPILED not in args.skip:
                 self.official[COMPILED] = build_compiled_predictor(args.model, sam), precision
             for encoder in args.encoders:
                 self._add_ours(precision, encoder)
@@ -229,6 +229,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--precisions', nargs='+', default=['float32', 'bfloat16'])
     parser.add_argument('--encoders', nargs='+', default=['torch'], choices=list(ENCODERS))
     parser.add_argument('--skip', nargs='+', default=[], metavar='RUN', help='rows to leave out, by their full names')
+    parser.add_argument('--compile-official', action='store_true', help='on a CPU, too: minutes for each image size')
     parser.add_argument('--camera', type=int, nargs=2, metavar=('W', 'H'), help='size of camera images, pixels')
     parser.add_argument('--rehearse', type=Path, metavar='FILE', help='compile all, then wait until FILE exists')
     parser.add_argument('--out', type=Path, help='folder for tracker.csv and tracker.png')
