@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.float16 import encode_in_float16
 from benchmarks.provenance import REPOSITORY, RUN_LOG, describe_run, file_hash
 from robust_pvos_ros.evaluation.davis import AnnotatedFrame, AnnotatedSequence, find_sequences
 from robust_pvos_ros.evaluation.flow import FlowTracker
@@ -56,6 +57,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--adapter', default='none', help='a file, shipped, or none (stock SAM 2)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32 or bfloat16')
+    parser.add_argument(
+        '--encoder', choices=('torch', 'float16'), default='torch', help='float16: rounded as in a TensorRT engine'
+    )
     parser.add_argument('--memory-policy', choices=MEMORY_POLICIES, default=TrackerConfig().memory_policy)
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of torch and of OpenCV (default: 1)')
     parser.add_argument('--scored-frames', choices=get_args(ScoredFrames), default='interior')
@@ -222,6 +226,7 @@ def describe(options: argparse.Namespace, data: Path) -> dict[str, object]:
         'data': data.name,
         **{name: getattr(options, name) for name in ('prompt', 'scored_frames', 'memory_policy', 'threads', 'device')},
         'precision': options.precision,
+        'encoder': options.encoder,
         'image_size': options.image_size,
     }
 
@@ -235,6 +240,8 @@ def note_for(options: argparse.Namespace, data: Path, clips: int, available: int
         parts.append(options.model)
     if options.image_size:
         parts.append(f'{options.image_size} px')
+    if options.encoder != 'torch':
+        parts.append(f'encoder {options.encoder}')
     if options.memory_policy != TrackerConfig().memory_policy:
         parts.append(f'memory {options.memory_policy}')
     if options.scored_frames != 'interior':
@@ -258,6 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.threads,
         )
         model = None if options.flow_only else load_model(config)
+        if model is not None and options.encoder == 'float16':
+            encode_in_float16(model, config)
         about = describe(options, data)
         out.mkdir(parents=True, exist_ok=True)
         results = run(sequences, options, model)

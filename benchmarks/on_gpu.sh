@@ -41,7 +41,7 @@ if [ -n "${QUICK:-}" ]; then
   export_model=(--image-size 128) encoders=torch ours='ours bfloat16'
 else
   model=(--model sam2.1_base_plus --image-sizes 1024) compact=() device=() clip=(--frames 48 --rounds 2)
-  frames=200 sizes=320 variants="bfloat16 compiled tensorrt tensorrt-compiled"
+  frames=200 sizes=320 variants="bfloat16 float16-encoder noise-1 noise-2 compiled tensorrt tensorrt-compiled"
   export_model=() encoders=compiled ours='ours bfloat16, compiled'
 fi
 tracker=("$python" -m benchmarks.tracker --precisions bfloat16 --encoders "$encoders")

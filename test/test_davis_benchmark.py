@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import davis as benchmark
+from benchmarks.float16 import Float16Encoder
 from benchmarks.provenance import file_hash
 from robust_pvos_ros.evaluation.davis import find_sequences
 from robust_pvos_ros.evaluation.flow import FlowTracker
@@ -281,6 +282,18 @@ def test_benchmark_end_to_end(dataset, checkpoint, tmp_path, capsys, prompt):
     assert [line['prompt'] for line in lines] == [prompt] * 2
     assert float(lines[0]['flow J&F']) > 65 and lines[1]['flow J&F'] == ''
     assert lines[0]['note'] == 'data; a, note' and lines[1]['note'] == 'data: 1 of 2 clips; a, note'
+
+
+def test_an_encoder_in_float16_is_scored_and_named(dataset, checkpoint, tmp_path, monkeypatch):
+    maps, call = [], Float16Encoder.__call__
+    monkeypatch.setattr(Float16Encoder, '__call__', lambda self, image: maps.append(image) or call(self, image))
+    log = tmp_path / 'log.csv'
+    arguments = ['--data', str(dataset), '--checkpoint', str(checkpoint), '--device', 'cpu', '--encoder', 'float16']
+    assert benchmark.main([*arguments, '--no-flow', '--out', str(tmp_path / 'out'), '--log', str(log)]) == 0
+    assert len(maps) == 2 * LENGTH
+    (line,) = csv.DictReader(log.open(encoding='utf-8'))
+    assert line['note'] == 'data; encoder float16'
+    assert json.loads((tmp_path / 'out' / 'results.json').read_text(encoding='utf-8'))['run']['encoder'] == 'float16'
 
 
 def test_benchmark_files_agree_with_each_other(dataset, checkpoint, tmp_path, capsys):

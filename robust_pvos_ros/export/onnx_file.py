@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
@@ -28,11 +29,14 @@ class ExportError(PvosError):
     """A model that cannot be exported, or a file that does not do what the model does."""
 
 
-class _Encoder(nn.Module):
-    """:class:`TorchEncoder` as a module whose forward can be traced; ``sam`` is taken over.
+class EncoderModule(nn.Module):
+    """:class:`TorchEncoder` as the module that is exported: its forward can be traced.
 
     In float16 layer norms and softmax stay in float32, since sums of squares and of exponentials overflow or lose too
     much, and so do the ends.
+
+    Args:
+        sam: network in float32, which is taken over; dtype: float32 or float16.
     """
 
     def __init__(self, sam: SAM2Base, dtype: torch.dtype) -> None:
@@ -50,14 +54,19 @@ class _Encoder(nn.Module):
                     module.register_forward_hook(lambda _, args, output: output.to(dtype))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float32 (1, 3, S, S) -> the fields of ``EncoderOutput``, float32."""
         stride4, stride8, stride16 = (x.float() for x in self._encoder.run(image.to(self._dtype)))
         return stride4, stride8, stride16
 
 
-def _exact_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``scaled_dot_product_attention`` with its softmax in float32."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return scores.float().softmax(-1).to(value.dtype) @ value
+def exact_attention() -> AbstractContextManager:
+    """Inside it ``scaled_dot_product_attention`` takes its softmax in float32."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores.float().softmax(-1).to(value.dtype) @ value
+
+    return mock.patch('torch.nn.functional.scaled_dot_product_attention', attend)
 
 
 def encoder_digest(sam: SAM2Base) -> str:
@@ -93,11 +102,10 @@ def export_onnx(sam: SAM2Base, path: Path, precision: str = 'float32') -> None:
     except OSError as error:
         raise ExportError(f'cannot write {path}: {error}') from error
     try:
-        attention = mock.patch('torch.nn.functional.scaled_dot_product_attention', _exact_attention)
-        with warnings.catch_warnings(), torch.inference_mode(), attention:
+        with warnings.catch_warnings(), torch.inference_mode(), exact_attention():
             warnings.simplefilter('ignore')  # the tracer speaks of its age, and of sizes that are constants here
             torch.onnx.export(
-                _Encoder(sam, getattr(torch, precision)).eval(),
+                EncoderModule(sam, getattr(torch, precision)).eval(),
                 (image,),
                 str(part),
                 opset_version=OPSET,
