@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import nn
 
 from robust_pvos_ros.tracking.attention import _mix, flushed_subnormals
 from robust_pvos_ros.tracking.compact import CompactConfig, build_compact
-from robust_pvos_ros.tracking.layout import fuse_norms, lay_out
+from robust_pvos_ros.tracking.layout import MOST_KEYS, FewKeysAttention, fuse_norms, lay_out
+from robust_pvos_ros.tracking.model import Sam2Model
 from robust_pvos_ros.tracking.trunk import ChannelNorm
 
 
@@ -86,3 +88,29 @@ def test_attention_does_not_depend_on_the_number_of_threads(threads) -> None:
         threads(count)
         found.append(_mix(query, keys, values))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('tokens', [1, MOST_KEYS, MOST_KEYS + 5])
+def test_attention_to_few_keys_is_attention(tokens: int) -> None:
+    torch.manual_seed(0)
+    plain = Attention(32, 4, downsample_rate=2).eval()
+    own = FewKeysAttention.taking_over(plain)
+    assert dict(own.named_parameters()).keys() == dict(plain.named_parameters()).keys()
+    cells, few = 5 * torch.randn(3, 50, 32), 5 * torch.randn(3, tokens, 32)
+    with torch.inference_mode():
+        expected = plain(cells, few, few.flip(-1))
+        torch.testing.assert_close(own(cells, few, few.flip(-1)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_decoder_attends_to_few_keys_while_it_tracks() -> None:
+    """The number of tokens of an unprompted object is what :data:`MOST_KEYS` says."""
+    sam = build_compact(CompactConfig(image_size=128)).eval().requires_grad_(False)
+    seen: list[int] = []
+    model = Sam2Model(sam, 'compact')
+    for layer in sam.sam_mask_decoder.transformer.layers:
+        attention = layer.cross_attn_image_to_token
+        assert isinstance(attention, FewKeysAttention)
+        attention.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs['k'].shape[1]), with_kwargs=True)
+    frame = model.encode(torch.zeros(128, 128, 3, dtype=torch.uint8).numpy())
+    model.track(frame, model.unconditioned(frame))
+    assert seen == [MOST_KEYS] * len(sam.sam_mask_decoder.transformer.layers)
