@@ -60,8 +60,8 @@ def lay_out(sam: SAM2Base, precision: str) -> None:
     """Store the weights of ``sam``, in place, as its kernels read them, so that they are not converted on every call.
 
     Convolutions of both encoders get channels-last weights, norms over channels become fused ones.  With precision
-    ``bfloat16``, convolutions and linear layers get the weights to which autocast would round theirs.  On a CPU the mask
-    decoder attends to few tokens in a way of its own.
+    ``bfloat16``, convolutions and linear layers get the weights to which autocast would round theirs.  On a CPU the
+    mask decoder gets :class:`FewKeysAttention`.
     """
     fuse_norms(sam)
     if sam.device.type == 'cpu':
