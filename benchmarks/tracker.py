@@ -43,6 +43,8 @@ from robust_pvos_ros.tracking.model import Sam2Model, set_threads
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError
 
 COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official', 'held MB', 'x compiled')
+ABOUT = ('machine', 'versions', 'commit')
+"""Columns of the file beside these, from ``describe_run``."""
 ENCODERS = {
     'torch': ('torch', False), 'onnx': ('onnx', False), 'tensorrt': ('tensorrt', False), 'compiled': ('torch', True),
     'tensorrt-compiled': ('tensorrt', True),
@@ -203,14 +205,18 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     sizes = sorted({row.pixels for row in rows})
-    figure, panels = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 4), layout='constrained', squeeze=False)
+    names = sorted({row.run for row in rows}, key=lambda name: (not name.startswith('official'), name))
+    figure, panels = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 5), layout='constrained', squeeze=False)
     for panel, pixels in zip(panels[0], sizes, strict=True):
-        for name in dict.fromkeys(row.run for row in rows if row.pixels == pixels):
-            points = [(row.objects, 1e3 / row.median) for row in rows if (row.pixels, row.run) == (pixels, name)]
-            panel.plot(*zip(*points, strict=True), '.--' if name.startswith('official') else '.-', label=name)
-        panel.set(xlabel='objects', ylabel='frames a second', title=f'{pixels} pixels', ylim=(0, None))
+        for place, name in enumerate(names):
+            points = sorted((row.objects, 1e3 / row.median) for row in rows if (row.pixels, row.run) == (pixels, name))
+            style = '.--' if name.startswith('official') else '.-'
+            panel.plot(*(zip(*points, strict=True) if points else ([], [])), style, color=f'C{place}', label=name)
+        ticks = sorted({row.objects for row in rows if row.pixels == pixels})
+        panel.set(xlabel='objects', ylabel='frames a second', title=f'{pixels} pixels', ylim=(0, None), xticks=ticks)
         panel.grid(alpha=0.3)
-    panels[0, -1].legend(fontsize='small')
+    lines, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc='outside lower center', ncols=max(2, len(sizes)), fontsize='small')
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -243,8 +249,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write and draw."""
     args = parse(arguments)
     set_threads(args.threads)
-    for key, value in describe_run().items():
+    about = describe_run()
+    for key, value in about.items():
         print(f'{key}: {value}')
+    origin = [about[name] for name in ABOUT]
     print(f'{args.model} on {resolve_device(args.device)}, {torch.get_num_threads()} threads of torch')
     print(''.join(f'{name:>{38 if name == "run" else 11}}' for name in COLUMNS))
     rows: list[Row] = []
@@ -261,7 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
                 with (args.out / 'tracker.csv').open('w', newline='') as file:
-                    csv.writer(file, lineterminator='\n').writerows([COLUMNS, *(row.cells() for row in rows)])
+                    lines = [[*COLUMNS, *ABOUT], *([*row.cells(), *origin] for row in rows)]
+                    csv.writer(file, lineterminator='\n').writerows(lines)
     if args.out:
         draw(rows, args.out / 'tracker.png')
 
