@@ -41,7 +41,7 @@ if [ -n "${QUICK:-}" ]; then
   export_model=(--image-size 128) encoders=torch ours='ours bfloat16'
 else
   model=(--model sam2.1_base_plus --image-sizes 1024) compact=() device=() clip=(--frames 48 --rounds 2)
-  frames=200 sizes=320 variants="bfloat16 float16-encoder noise-1 noise-2 compiled tensorrt tensorrt-compiled"
+  frames=200 sizes=320 variants="bfloat16 float16-encoder noise-1 compiled tensorrt tensorrt-compiled"
   export_model=() encoders=compiled ours='ours bfloat16, compiled'
 fi
 tracker=("$python" -m benchmarks.tracker --precisions bfloat16 --encoders "$encoders")
@@ -56,7 +56,7 @@ step() {
       --skip "$ours" "$ours + MoGA" ;;
     warm-ours) run warm-ours 300 "${tracker[@]}" "${model[@]}" "${once[@]}" --objects 1 4 \
       --skip "$official" ;;
-    precision) run precision 200 "$python" -m benchmarks.precision "${device[@]}" --frames $frames --variants $variants \
+    precision) run precision 200 "$python" -m benchmarks.precision "${device[@]}" --begins 2 11 --frames $frames --variants $variants \
       --out "$work/precision.csv" ;;
     engine) run engine 120 "$python" -m robust_pvos_ros.export.command "$work/encoder.onnx" "${export_model[@]}" \
       --precision float16 --engine ;;
