@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.provenance import describe_run
+from benchmarks.provenance import ORIGIN, describe_run
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.procedural.street import StreetScene
 from robust_pvos_ros.tracking.model import load_model
@@ -94,8 +94,8 @@ def main() -> None:
         about = describe_run()
         with (options.out / 'encoder.csv').open('w', newline='') as file:
             writer = csv.writer(file, lineterminator='\n')
-            writer.writerows([[*header, 'machine', 'versions', 'commit']])
-            writer.writerows([[*row, about['machine'], about['versions'], about['commit']] for row in rows])
+            writer.writerows([[*header, *ORIGIN]])
+            writer.writerows([[*row, *(about[name] for name in ORIGIN)] for row in rows])
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.float16 import encode_in_float16
-from benchmarks.provenance import describe_run
+from benchmarks.provenance import ORIGIN, describe_run
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.procedural.street import StreetScene
 from robust_pvos_ros.tracking.compiled import warm_up
@@ -211,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open('w', newline='') as file:
             writer = csv.writer(file, lineterminator='\n')
-            writer.writerow([*COLUMNS, 'machine', 'versions', 'commit'])
-            writer.writerows([*row.cells(), about['machine'], about['versions'], about['commit']] for row in rows)
+            writer.writerow([*COLUMNS, *ORIGIN])
+            writer.writerows([*row.cells(), *(about[name] for name in ORIGIN)] for row in rows)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUN_LOG = Path('docs', 'davis_runs.csv')
 """Log of all runs on the real clips, relative to the repository."""
 
+ORIGIN = ('machine', 'versions', 'commit')
+"""What of :func:`describe_run` stands in every line of a table of times."""
+
 
 def describe_run() -> dict[str, str]:
     """Date (UTC), commit, command line, machine and library versions of this process."""

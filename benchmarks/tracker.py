@@ -26,7 +26,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from benchmarks.official import build_compiled_predictor, build_predictor
-from benchmarks.provenance import describe_run
+from benchmarks.provenance import ORIGIN, describe_run
 from benchmarks.turns import WARMUP, Measured, Run, make_clip, official_frames, side_by_side, streaming_frames
 from robust_pvos_ros.export.choose import equip_with_encoder
 from robust_pvos_ros.tracking.adapters import MogaConfig, inject
@@ -43,8 +43,6 @@ from robust_pvos_ros.tracking.model import Sam2Model, set_threads
 from robust_pvos_ros.tracking.types import ModelConfig, PvosError
 
 COLUMNS = ('pixels', 'objects', 'run', 'p50 ms', 'p99 ms', 'fps', 'x official', 'held MB', 'x compiled')
-ABOUT = ('machine', 'versions', 'commit')
-"""Columns of the file beside these, from ``describe_run``."""
 ENCODERS = {
     'torch': ('torch', False), 'onnx': ('onnx', False), 'tensorrt': ('tensorrt', False), 'compiled': ('torch', True),
     'tensorrt-compiled': ('tensorrt', True),
@@ -252,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = describe_run()
     for key, value in about.items():
         print(f'{key}: {value}')
-    origin = [about[name] for name in ABOUT]
+    origin = [about[name] for name in ORIGIN]
     print(f'{args.model} on {resolve_device(args.device)}, {torch.get_num_threads()} threads of torch')
     print(''.join(f'{name:>{38 if name == "run" else 11}}' for name in COLUMNS))
     rows: list[Row] = []
@@ -269,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
                 with (args.out / 'tracker.csv').open('w', newline='') as file:
-                    lines = [[*COLUMNS, *ABOUT], *([*row.cells(), *origin] for row in rows)]
+                    lines = [[*COLUMNS, *ORIGIN], *([*row.cells(), *origin] for row in rows)]
                     csv.writer(file, lineterminator='\n').writerows(lines)
     if args.out:
         draw(rows, args.out / 'tracker.png')

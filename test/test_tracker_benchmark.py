@@ -12,7 +12,8 @@ import pytest
 import torch
 from bag_files import write_weights
 
-from benchmarks.tracker import ABOUT, COLUMNS, Row, main
+from benchmarks.provenance import ORIGIN
+from benchmarks.tracker import COLUMNS, Row, main
 from benchmarks.turns import WARMUP, Held, side_by_side
 
 
@@ -29,8 +30,8 @@ def test_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main(['--checkpoint', str(weights), *settings.split(), '--out', str(tmp_path / 'out')])
     with (tmp_path / 'out' / 'tracker.csv').open(newline='') as file:
         header, *rows = csv.reader(file)
-    assert tuple(header) == (*COLUMNS, *ABOUT)
-    assert all(all(row[-len(ABOUT) :]) for row in rows)
+    assert tuple(header) == (*COLUMNS, *ORIGIN)
+    assert all(all(row[-len(ORIGIN) :]) for row in rows)
     assert [row[:3] for row in rows] == [
         ['128', objects, run]
         for objects in '12'
